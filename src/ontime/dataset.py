@@ -1,0 +1,105 @@
+"""Training examples: one row a flight with its features as they were known when it was asked about.
+
+The features come from Feast's historical join and nowhere else. Splits are by time, and a row
+belongs to a training set only once its outcome is *known*.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import numpy as np
+import pandas as pd
+from feast import FeatureStore
+
+from ontime.clock import prediction_time
+from ontime.feature_store import SERVICE
+from ontime.features import FEATURE_SPEC, JOIN_KEYS
+from ontime.features.request import add_request_features, departure_hour
+
+ENTITY_COLUMNS = [
+    "flight_id",
+    "event_timestamp",
+    *JOIN_KEYS,
+    "scheduled_departure",
+    "scheduled_arrival",
+    "is_late",
+    "outcome_known_at",
+]
+
+
+class RowsLost(RuntimeError):
+    """The historical join returned other rows than it was given."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Three stretches of time without overlap, oldest first.
+
+    fit: outcomes known before `valid` begins. valid: the last days before the judged ones, for
+    early stopping. judge: asked about in the last days before as_of, and seen by no model.
+    """
+
+    fit: pd.DataFrame
+    valid: pd.DataFrame
+    judge: pd.DataFrame
+
+
+def askable(flights: pd.DataFrame) -> pd.DataFrame:
+    """The flights that can be asked about, with the moment of asking as ``event_timestamp``.
+
+    Flights without a tail number are left out: all of them were cancelled, so "unknown tail"
+    is the label in disguise.
+    """
+    known = flights[flights.tailnum.notna()]
+    return known.assign(
+        event_timestamp=prediction_time(known.scheduled_departure),
+        departure_hour=departure_hour(known.scheduled_departure),
+    )
+
+
+def build_examples(store: FeatureStore, flights: pd.DataFrame) -> pd.DataFrame:
+    """Each askable flight with its features at its prediction time, in order of that time.
+
+    Raises:
+        RowsLost: if the join dropped, doubled or invented a row.
+    """
+    rows = askable(flights)[ENTITY_COLUMNS]
+    service = store.get_feature_service(SERVICE)
+    joined = store.get_historical_features(entity_df=rows, features=service).to_df()
+    if len(joined) != len(rows) or set(joined.flight_id) != set(rows.flight_id):
+        raise RowsLost(
+            f"the historical join must return every row once: {len(rows)} in, {len(joined)} out, "
+            f"{joined.flight_id.nunique()} different"
+        )
+    # The join promises no order.
+    joined = joined.sort_values(["event_timestamp", "flight_id"], ignore_index=True)
+    examples = add_request_features(joined, joined.event_timestamp)
+    return examples.astype(dict.fromkeys(FEATURE_SPEC.numeric, np.float32))
+
+
+def split_by_time(
+    examples: pd.DataFrame,
+    as_of: datetime,
+    valid: timedelta = timedelta(days=14),
+    judge: timedelta = timedelta(days=14),
+) -> Split:
+    """Split what was known at ``as_of``; the row order is kept.
+
+    Raises:
+        ValueError: if a part would be empty.
+    """
+    judge_from = pd.Timestamp(as_of) - judge
+    valid_from = judge_from - valid
+    asked, known = examples.event_timestamp, examples.outcome_known_at
+    split = Split(
+        fit=examples[known <= valid_from],
+        valid=examples[(asked >= valid_from) & (known <= judge_from)],
+        judge=examples[(asked >= judge_from) & (known <= as_of)],
+    )
+    for name, part in vars(split).items():
+        if part.empty:
+            raise ValueError(
+                f"no flights to {name} on: the examples reach from {asked.min()} to {asked.max()}, "
+                f"as_of is {as_of}; choose a moment at least {(valid + judge).days + 28} days in"
+            )
+    return split

@@ -1,0 +1,290 @@
+"""The features: one SQL file a feature view, and this runner.
+
+``VIEWS`` is the single declaration: keys, time to live, and every column with its allowed range.
+Feast's definitions, the table schemas and the model's input list are made from it. A view's rows
+are stamped on a grid (hourly, daily) or on events, always with the moment the row became *known*.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from importlib.resources import files
+from math import inf
+from pathlib import Path
+from time import perf_counter
+
+import duckdb
+import pandas as pd
+
+from ontime.features.request import REQUEST_COLUMNS
+from ontime.model import FeatureSpec
+from ontime.tables import Column, Table, write_table
+
+Range = tuple[float, float]
+COUNT: Range = (0, inf)
+SHARE: Range = (0, 1)
+DELAY: Range = (-120, 2000)  # minutes; the year's extremes are -86 and 1301
+MINUTES: Range = (0, 2000)
+
+
+@dataclass(frozen=True)
+class View:
+    """One feature view: a table of Parquet rows, a Feast view, and a group of model inputs.
+
+    ``ttl`` is how long a row may be used; a stopped pipeline shows as stale features after it.
+    ``gaps`` names columns that the source itself leaves empty at times.
+    """
+
+    name: str
+    keys: tuple[str, ...]
+    ttl: timedelta
+    columns: dict[str, Range]
+    gaps: tuple[str, ...] = ()
+    hidden: tuple[str, ...] = ()  # read by request features, not by the model itself
+
+    @property
+    def table(self) -> Table:
+        grain = " x ".join(self.keys) + " x event_timestamp"
+        keys = {key: Column(KEY_TYPES[key]) for key in self.keys}
+        values = {
+            name: Column("float64" if name in self.hidden else "float32", *span, name in self.gaps)
+            for name, span in self.columns.items()
+        }
+        stamps = {"event_timestamp": Column("timestamp")}
+        return Table(self.name, grain, (*self.keys, "event_timestamp"), keys | values | stamps)
+
+
+KEY_TYPES = {
+    "origin": "string",
+    "dest": "string",
+    "carrier": "string",
+    "tailnum": "string",
+    "flight": "int32",
+    "departure_hour": "int32",
+}
+HOURLY_TTL = timedelta(hours=3)
+DAILY_TTL = timedelta(days=2)
+
+VIEWS = (
+    View(
+        "origin_weather",
+        ("origin",),
+        timedelta(hours=6),  # the longest gap in the year's observations
+        {
+            "wind_speed_mph": (0, 100),
+            "wind_gust_mph": (0, 150),
+            "wind_from_north_mph": (-100, 100),
+            "wind_from_east_mph": (-100, 100),
+            "humidity_pct": (0, 100),
+            "precipitation_in": (0, 10),
+            "visibility_mi": (0, 10),
+        },
+        gaps=(
+            "wind_speed_mph",
+            "wind_gust_mph",
+            "wind_from_north_mph",
+            "wind_from_east_mph",
+            "humidity_pct",
+        ),
+    ),
+    View(
+        "origin_state",
+        ("origin",),
+        HOURLY_TTL,
+        {
+            "origin_n_departed_1h": COUNT,
+            "origin_mean_dep_delay_1h_min": DELAY,
+            "origin_share_dep_late_1h": SHARE,
+            "origin_n_departed_3h": COUNT,
+            "origin_mean_dep_delay_3h_min": DELAY,
+            "origin_share_dep_late_3h": SHARE,
+            "origin_n_overdue": COUNT,
+            "origin_mean_overdue_min": MINUTES,
+            "network_n_departed_1h": COUNT,
+            "network_mean_dep_delay_1h_min": DELAY,
+            "network_n_departed_3h": COUNT,
+            "network_mean_dep_delay_3h_min": DELAY,
+            "network_share_dep_late_3h": SHARE,
+            "network_n_overdue": COUNT,
+            "network_mean_overdue_min": MINUTES,
+        },
+    ),
+    View(
+        "carrier_origin_state",
+        ("carrier", "origin"),
+        HOURLY_TTL,
+        {
+            "carrier_n_departed_1h": COUNT,
+            "carrier_mean_dep_delay_1h_min": DELAY,
+            "carrier_n_departed_3h": COUNT,
+            "carrier_mean_dep_delay_3h_min": DELAY,
+            "carrier_share_dep_late_3h": SHARE,
+            "carrier_n_overdue": COUNT,
+            "carrier_mean_overdue_min": MINUTES,
+        },
+    ),
+    View(
+        "dest_state",
+        ("dest",),
+        HOURLY_TTL,
+        {
+            "dest_n_departed_3h": COUNT,
+            "dest_mean_dep_delay_3h_min": DELAY,
+            "dest_n_arrived_3h": COUNT,
+            "dest_mean_arr_delay_3h_min": DELAY,
+            "dest_share_arr_late_3h": SHARE,
+            "dest_n_overdue": COUNT,
+            "dest_mean_overdue_min": MINUTES,
+        },
+    ),
+    View(
+        "carrier_rates",
+        ("carrier",),
+        DAILY_TTL,
+        {
+            "carrier_late_rate_1d": SHARE,
+            "carrier_late_rate_7d": SHARE,
+            "carrier_late_rate_28d": SHARE,
+            "carrier_mean_arr_delay_28d_min": DELAY,
+        },
+    ),
+    View(
+        "route_rates",
+        ("origin", "dest"),
+        DAILY_TTL,
+        {
+            "route_late_rate_7d": SHARE,
+            "route_late_rate_28d": SHARE,
+            "route_mean_arr_delay_28d_min": DELAY,
+            "route_n_flights_28d": COUNT,
+        },
+    ),
+    View(
+        "flight_rates",
+        ("carrier", "flight"),
+        DAILY_TTL,
+        {
+            "flight_late_rate_28d": SHARE,
+            "flight_mean_arr_delay_28d_min": DELAY,
+            "flight_n_flights_28d": COUNT,
+        },
+    ),
+    View(
+        "origin_hour_rates",
+        ("origin", "departure_hour"),
+        DAILY_TTL,
+        {
+            "origin_hour_late_rate_7d": SHARE,
+            "origin_hour_late_rate_28d": SHARE,
+            "origin_hour_mean_arr_delay_28d_min": DELAY,
+        },
+    ),
+    View(
+        "aircraft_leg",
+        ("tailnum",),
+        timedelta(days=30),  # an aircraft not seen for longer has been elsewhere
+        {
+            "aircraft_delay_min": DELAY,
+            "aircraft_is_landed": SHARE,
+            "aircraft_block_min": MINUTES,
+            "aircraft_earliest_return_epoch_min": (0, inf),
+        },
+        hidden=("aircraft_earliest_return_epoch_min",),
+    ),
+    View(
+        "aircraft",
+        ("tailnum",),
+        timedelta(days=400),
+        {"aircraft_n_seats": (1, 1000), "aircraft_age_years": (0, 100)},
+        gaps=("aircraft_age_years",),
+    ),
+)
+
+JOIN_KEYS = tuple(KEY_TYPES)
+
+_GROUPS = {
+    view.name: tuple(name for name in view.columns if name not in view.hidden) for view in VIEWS
+} | {"request": REQUEST_COLUMNS}
+
+FEATURE_SPEC = FeatureSpec(
+    numeric=tuple(name for names in _GROUPS.values() for name in names),
+    categorical=("carrier", "origin", "dest"),
+    groups=_GROUPS,
+)
+
+# Steps that several views share, in the order they are built.
+STEPS = ("flight_hours", "outcome_days")
+
+
+def sql(name: str) -> str:
+    """The text of one view's (or step's) SQL file."""
+    return files("ontime.features").joinpath(f"{name}.sql").read_text()
+
+
+def build_features(
+    tables: dict[str, pd.DataFrame], until: datetime, views: Iterable[View] = VIEWS
+) -> Iterable[tuple[View, pd.DataFrame]]:
+    """Build each view's rows from the source tables, one view at a time.
+
+    Args:
+        tables: ``flights``, ``weather`` and ``aircraft`` as `ontime.flights.read_source` gives them.
+        until: the last moment (UTC) that a grid reaches.
+    """
+    with duckdb.connect() as db:
+        db.execute("SET TimeZone = 'UTC'")
+        db.execute(
+            "CREATE MACRO ceil_hour(t) AS "
+            "date_trunc('hour', t - INTERVAL 1 MICROSECOND) + INTERVAL 1 HOUR"
+        )
+        for name, table in tables.items():
+            db.register(name, table)
+        for step in STEPS:
+            _create(db, step, until)
+        for view in views:
+            columns = ", ".join(
+                f"{name}::{_DUCKDB_TYPES[column.dtype]} AS {name}"
+                for name, column in view.table.columns.items()
+            )
+            _create(db, f"{view.name}_rows", until, view.name)
+            # Sorted by time: a tick's rows lie together, and the historical join reads in order.
+            yield (
+                view,
+                db.execute(
+                    f"SELECT {columns} FROM {view.name}_rows ORDER BY event_timestamp, {view.keys[0]}"
+                ).df(),
+            )
+            db.execute(f"DROP TABLE {view.name}_rows")
+
+
+_DUCKDB_TYPES = {
+    "string": "VARCHAR",
+    "int32": "INTEGER",
+    "float32": "FLOAT",
+    "float64": "DOUBLE",
+    "timestamp": "TIMESTAMPTZ",
+}
+
+
+def _create(
+    db: duckdb.DuckDBPyConnection, table: str, until: datetime, source: str | None = None
+) -> None:
+    text = sql(source or table)
+    parameters = {"until": until} if "$until" in text else None
+    db.execute(f"CREATE TEMP TABLE {table} AS {text}", parameters)
+
+
+def write_features(
+    tables: dict[str, pd.DataFrame],
+    until: datetime,
+    folder: Path,
+    progress: Callable[[str], None] = print,
+) -> dict[str, int]:
+    """Build every view and write it to ``folder/<view>.parquet``; rows written a view."""
+    rows = {}
+    started = perf_counter()
+    for view, frame in build_features(tables, until):
+        write_table(frame, view.table, folder / f"{view.name}.parquet")
+        rows[view.name] = len(frame)
+        progress(f"  {view.name:<22}{len(frame):>10,} rows {perf_counter() - started:>6.1f} s")
+        started = perf_counter()
+    return rows

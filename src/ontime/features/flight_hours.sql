@@ -1,0 +1,41 @@
+-- Step shared by the live-state views (not a feature view itself).
+-- Grain: one row a flight and hourly tick at which it counts for something.
+-- Known when: everything in a row is known at `tick`: a departure and a landing count at the first
+--   tick at or after they happen, an overdue flight at every tick between its schedule and the tick
+--   before it leaves or its cancellation becomes known (until then the two look alike).
+SELECT
+    carrier, origin, dest,
+    ceil_hour(departed_at) AS tick,
+    1 AS n_departed, dep_delay_min AS dep_delay, (dep_delay_min >= 15)::INT AS n_dep_late,
+    0 AS n_arrived, 0 AS arr_delay, 0 AS n_arr_late,
+    0 AS n_overdue, 0 AS overdue_min
+FROM flights
+WHERE departed_at IS NOT NULL
+UNION ALL
+SELECT
+    carrier, origin, dest,
+    ceil_hour(outcome_known_at) AS tick,
+    0, 0, 0,
+    1, coalesce(arr_delay_min, 0), is_late::INT,
+    0, 0
+FROM flights
+WHERE outcome_known_at IS NOT NULL
+UNION ALL
+SELECT
+    carrier, origin, dest,
+    tick,
+    0, 0, 0,
+    0, 0, 0,
+    1, date_diff('minute', scheduled_departure, tick)
+FROM (
+    SELECT
+        *,
+        unnest(generate_series(
+            ceil_hour(scheduled_departure),
+            -- strictly before it left (or was known cancelled); still open: up to the end
+            least(coalesce(departed_at, outcome_known_at, $until), $until)
+                - INTERVAL 1 MICROSECOND,
+            INTERVAL 1 HOUR
+        )) AS tick
+    FROM flights
+)
