@@ -1,0 +1,1 @@
+"""The port: one HTTP API that answers from the champion and logs before it answers."""
