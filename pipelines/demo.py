@@ -1,0 +1,172 @@
+"""The whole system on real data, in one command: train, serve, replay, monitor, retrain, swap.
+
+    python -m pipelines.demo [--start 2013-05-01] [--end 2013-08-01]
+
+Stopped half-way, the same command goes on where it was. Everything it measured is in
+``var/reports/demo.json``, the only source of the README's numbers.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from time import monotonic, perf_counter, sleep
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+from prefect import flow
+
+from ontime.clock import parse_moment
+from ontime.settings import ROOT, Settings
+from pipelines.ingest import ingest
+from pipelines.materialize import materialize
+from pipelines.promote import promote
+from pipelines.replay import Progress, replay
+from pipelines.story import measure, tell
+from pipelines.train import train
+
+READY_WITHIN_S = 120.0
+
+
+@contextmanager
+def served_api(settings: Settings) -> Iterator[None]:
+    """The real API in a process of its own, ready to answer; ended at the end.
+
+    Raises:
+        RuntimeError: if it does not become ready; its log is named.
+    """
+    address = urlsplit(settings.api_url)
+    log = settings.var / "log" / "api.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [
+        sys.executable, "-m", "uvicorn", "--factory", "serving.app:create_app",
+        "--host", str(address.hostname), "--port", str(address.port), "--no-access-log",
+    ]  # fmt: skip
+    with log.open("ab") as out:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out)
+        try:
+            wait_until_ready(settings, process)
+            yield
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
+
+
+def wait_until_ready(settings: Settings, process: "subprocess.Popen[bytes]") -> None:
+    deadline = monotonic() + READY_WITHIN_S
+    while monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        try:
+            if httpx.get(f"{settings.api_url}/ready", timeout=10).is_success:
+                return
+        except httpx.TransportError:
+            pass
+        sleep(0.2)
+    raise RuntimeError(
+        f"the API must become ready within {READY_WITHIN_S:.0f} s and did not; "
+        f"see {settings.var / 'log' / 'api.log'} (is another process on {settings.api_url}?)"
+    )
+
+
+def start_afresh(settings: Settings) -> None:
+    """Forget earlier replays: predictions, outcomes, progress, reports and who was champion.
+
+    Runs and versions in MLflow stay.
+
+    Raises:
+        ValueError: if the log is not the embedded one, which this must not delete.
+    """
+    from ontime import registry
+
+    if not settings.log_url.startswith(f"sqlite:///{settings.var}"):
+        raise ValueError(
+            f"a demo starts with an empty prediction log, and ONTIME_LOG_URL names one outside "
+            f"{settings.var}: unset it, or use `make replay` against the running system"
+        )
+    for name in ("log", "replay", "champion", "reports"):
+        shutil.rmtree(settings.var / name, ignore_errors=True)
+    registry.connect(settings)
+    registry.drop_aliases(settings)
+
+
+def prepare(settings: Settings, start: datetime) -> dict[str, Any]:
+    """Data, features, first champion; seconds and counts of each step."""
+    start_afresh(settings)
+    seconds: dict[str, float] = {}
+
+    @contextmanager
+    def timed(step: str) -> Iterator[None]:
+        started = perf_counter()
+        yield
+        seconds[step] = round(perf_counter() - started, 2)
+
+    with timed("ingest"):
+        counts = ingest()
+    with timed("features"):
+        materialize(start)
+    with timed("train"):
+        first = train(start)
+    with timed("promote"):
+        verdict = promote(start)
+    if not verdict["promote"]:
+        raise RuntimeError(f"the first model did not pass the gate: {verdict['reasons']}")
+    return {"seconds": seconds, "rows": counts, "first_version": first}
+
+
+@flow(name="demo")
+def demo(start: datetime, end: datetime) -> dict[str, Any]:
+    """Prepare unless an earlier run did, then serve and replay, and tell what happened."""
+    settings = Settings()
+    began = perf_counter()
+    notes = settings.var / "replay" / "prepared.json"
+    progress = Progress.load(settings.var / "replay" / "progress.json")
+    unfinished = progress is not None and not progress.finished and progress.covers(start, end)
+    if unfinished and notes.exists():
+        print(f"going on after {progress.last_tick}" if progress else "")
+        prepared = json.loads(notes.read_text())
+    else:
+        prepared = prepare(settings, start)
+        notes.parent.mkdir(parents=True, exist_ok=True)
+        notes.write_text(json.dumps(prepared))
+    with served_api(settings):
+        prepared["seconds"]["to_first_prediction"] = round(perf_counter() - began, 2)
+        progress = replay(start, end)
+    report = measure(settings, prepared, progress, start)
+    report["seconds"]["total"] = round(perf_counter() - began, 2)
+    report["peak_rss_gb"] = peak_rss_gb()
+    report["machine"] = f"{os.cpu_count()} cores, Python {platform.python_version()}"
+    settings.reports_dir.mkdir(parents=True, exist_ok=True)
+    (settings.reports_dir / "demo.json").write_text(json.dumps(report, indent=1))
+    tell(report, settings.reports_dir)
+    return report
+
+
+def peak_rss_gb() -> float:
+    """Peak of this process plus the largest of its children's (the API's), in GB (10^9 bytes)."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    peaks = (
+        resource.getrusage(who).ru_maxrss
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    return round(sum(peaks) * unit / 1e9, 2)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--start", type=parse_moment, default=parse_moment("2013-05-01"))
+    parser.add_argument("--end", type=parse_moment, default=parse_moment("2013-08-01"))
+    arguments = parser.parse_args()
+    demo(arguments.start, arguments.end)
+
+
+if __name__ == "__main__":
+    main()

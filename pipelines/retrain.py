@@ -1,0 +1,56 @@
+"""Retrain: a challenger from everything known by now, the gate, and the swap if it passes.
+
+python -m pipelines.retrain --as-of 2013-07-01
+"""
+
+import argparse
+from datetime import datetime
+from typing import Any
+
+import httpx
+from prefect import flow, task
+
+from ontime.clock import parse_moment
+from ontime.settings import Settings
+from pipelines.promote import promote
+from pipelines.train import train
+
+RELOAD_TIMEOUT_S = 60.0  # loads a model and asks it the probe's questions
+
+
+@task(retries=2, retry_delay_seconds=2)
+def reload_api() -> dict[str, Any]:
+    """Tell the API to follow the alias now; it would notice by itself at its next poll."""
+    url = f"{Settings().api_url}/model/reload"
+    answer: dict[str, Any] = httpx.post(url, timeout=RELOAD_TIMEOUT_S).raise_for_status().json()
+    return answer
+
+
+@flow(name="retrain")
+def retrain(as_of: datetime, decision_id: str | None = None) -> dict[str, Any]:
+    """Train, judge, and swap if the gate says so; what came of it is written on the decision."""
+    version = train(as_of, baselines=("logistic", "base_rate"))
+    verdict = promote(as_of)
+    if decision_id is not None:
+        conclude(decision_id, version, verdict)
+    if verdict["promote"]:
+        reload_api()
+    return {"version": version, "promoted": verdict["promote"], "reasons": verdict["reasons"]}
+
+
+def conclude(decision_id: str, version: str, verdict: dict[str, Any]) -> None:
+    from ontime.decision_log import DecisionLog
+    from ontime.prediction_log import PredictionLog
+
+    log = DecisionLog(PredictionLog(Settings().log_url))
+    log.conclude(decision_id, version, verdict["promote"], list(verdict["reasons"]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--as-of", type=parse_moment, required=True)
+    retrain(parser.parse_args().as_of)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""Train: fit the network and its baselines on what was known at a moment, judge, log, register.
+
+    python -m pipelines.train --as-of 2013-05-01 [--device auto|cpu|cuda]
+
+The version that is registered (alias `challenger`) is the very model that was judged.
+"""
+
+import argparse
+import subprocess
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+
+from ontime.clock import parse_moment
+from ontime.settings import ROOT, Settings
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from ontime.dataset import Split
+
+SLICES = ("carrier", "origin", "day_part")
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def load_split(as_of: datetime) -> "Split":
+    """Examples known at ``as_of``, from Feast's historical join, in three stretches of time."""
+    from ontime.clock import prediction_time
+    from ontime.dataset import build_examples, split_by_time
+    from ontime.feature_store import open_feature_store
+    from ontime.tables import FLIGHTS, read_tables
+
+    settings = Settings()
+    flights = read_tables(settings.tables_dir, (FLIGHTS,))["flights"]
+    asked = flights[prediction_time(flights.scheduled_departure) < as_of]
+    return split_by_time(build_examples(open_feature_store(settings), asked), as_of)
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def fit_and_register(
+    split: "Split", as_of: datetime, device: str, baselines: tuple[str, ...]
+) -> tuple[str, list[dict[str, Any]], str]:
+    """Fit, judge and log; the new version, the table of models and the model card."""
+    from dataclasses import asdict
+
+    from ontime import figures, registry
+    from ontime.evaluation import expected_cost_threshold, slice_table
+    from ontime.features import FEATURE_SPEC
+    from ontime.model_card import COST_RATIO, model_card
+    from ontime.training import TrainConfig, fit
+
+    config = TrainConfig()
+    model, history = fit(split.fit, split.valid, FEATURE_SPEC, config, device)
+    answers = {"network": model.predict(split.judge)} | judge_baselines(split, baselines)
+    models, differences = compare_models(split.judge, answers)
+    labels = split.judge.is_late.to_numpy(dtype=bool)
+    slices = slice_table(split.judge, labels, answers["network"], SLICES)
+    trained_through = split.judge.event_timestamp.min().to_pydatetime()
+    threshold = expected_cost_threshold(1.0, COST_RATIO)
+    scores = models[models.model == "network"].iloc[0].drop("model").to_dict()
+    model.metadata |= {
+        "trained_through": trained_through.isoformat(),
+        "threshold": threshold,
+        "scores": scores,
+    }
+    sizes = {name: len(part) for name, part in vars(split).items()}
+    card = model_card(
+        models,
+        differences,
+        slices,
+        sizes,
+        trained_through,
+        split.judge.event_timestamp.min(),
+        split.judge.event_timestamp.max(),
+        threshold,
+    )
+    judged = split.judge[["flight_id", "event_timestamp", "scheduled_departure", "is_late"]]
+    version = registry.log_training(
+        Settings(),
+        registry.Training(
+            as_of=as_of,
+            model=model,
+            parameters=asdict(config) | {f"rows_{name}": n for name, n in sizes.items()},
+            curves={
+                "train_loss": [record.train_loss for record in history],
+                "valid_log_loss": [record.valid_log_loss for record in history],
+                "valid_auc": [record.valid_auc for record in history],
+            },
+            metrics=flat_metrics(models),
+            tables={"models": models, "differences": differences, "slices": slices},
+            judged=judged.assign(**answers),
+            figures={
+                "calibration": figures.calibration(labels, answers),
+                "roc_and_precision_recall": figures.roc_and_precision_recall(labels, answers),
+                "learning_curve": figures.learning_curve(history),
+            },
+            model_card=card,
+            data=split.fit,
+            tags={"as_of": as_of.isoformat(), "code_revision": code_revision()},
+        ),
+    )
+    return version, models.to_dict("records"), card
+
+
+def judge_baselines(split: "Split", names: tuple[str, ...]) -> dict[str, "np.ndarray"]:
+    """Each baseline, fitted on the same rows, answering the same unseen flights."""
+    from ontime import baselines
+    from ontime.features import FEATURE_SPEC
+
+    def rolling_rate(*parts: Any) -> Any:
+        return baselines.fit_rolling_rate(*parts, column="origin_hour_late_rate_28d")
+
+    fits: dict[str, Any] = {
+        "lightgbm": baselines.fit_lightgbm,
+        "logistic": baselines.fit_logistic,
+        "rolling_rate": rolling_rate,
+        "base_rate": baselines.fit_base_rate,
+    }
+    return {
+        name: fits[name](split.fit, split.valid, FEATURE_SPEC).predict(split.judge)
+        for name in names
+    }
+
+
+def compare_models(
+    flights: "pd.DataFrame", answers: dict[str, "np.ndarray"]
+) -> tuple["pd.DataFrame", "pd.DataFrame"]:
+    """Scores a model; and log-loss of the network against each other model, with interval."""
+    from dataclasses import asdict
+
+    import pandas as pd
+
+    from ontime.evaluation import scores
+    from ontime.gate import compare
+
+    labels = flights.is_late.to_numpy(dtype=bool)
+    models = pd.DataFrame(
+        [{"model": name} | scores(labels, answer) for name, answer in answers.items()]
+    )
+    differences = pd.DataFrame(
+        [
+            {"network against": name} | asdict(compare(flights, answers["network"], answer))
+            for name, answer in answers.items()
+            if name != "network"
+        ],
+        columns=["network against", "difference", "low", "high", "confidence"],
+    )
+    return models, differences
+
+
+def flat_metrics(models: "pd.DataFrame") -> dict[str, float]:
+    """The network's scores under their own names, the baselines' with theirs in front."""
+    metrics = {}
+    for row in models.to_dict("records"):
+        prefix = "" if row["model"] == "network" else f"{row['model']}_"
+        metrics |= {f"{prefix}{name}": v for name, v in row.items() if name != "model"}
+    return metrics
+
+
+def code_revision() -> str:
+    """The commit that is checked out, with ``+`` if files differ from it; empty outside git."""
+    found = subprocess.run(
+        ["git", "describe", "--always", "--abbrev=40", "--dirty=+"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return found.stdout.strip()
+
+
+ALL_BASELINES = ("lightgbm", "logistic", "rolling_rate", "base_rate")
+
+
+@flow(name="train")
+def train(as_of: datetime, device: str = "auto", baselines: tuple[str, ...] = ALL_BASELINES) -> str:
+    """Train on what was known at ``as_of``; the version that is now `challenger`."""
+    print(f"train as of {as_of:%Y-%m-%d %H:%M} UTC")
+    split = load_split(as_of)
+    parts = ", ".join(f"{len(part):,} to {name}" for name, part in vars(split).items())
+    print(f"  flights: {parts}")
+    version, models, card = fit_and_register(split, as_of, device, baselines)
+    create_table_artifact(key="models", table=models, description=f"Version {version}, judged")
+    create_markdown_artifact(key="model-card", markdown=card)
+    print(f"  version {version} registered as challenger")
+    return version
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--as-of", type=parse_moment, default=parse_moment("2013-05-01"))
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    arguments = parser.parse_args()
+    train(arguments.as_of, arguments.device)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""The loop closed on ten real days: serve, report, notice, retrain, prove, swap; kills included.
+
+One system, module-wide: its own folder, the real API in a process of its own, the real registry.
+The tests tell one story and stand in its order.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import httpx
+import numpy as np
+import pandas as pd
+import pytest
+from prefect.testing.utilities import prefect_test_harness
+
+from monitoring.skew import skew
+from ontime import registry
+from ontime.dataset import askable, build_examples
+from ontime.decision_log import ChampionChange, ChampionChanged, DecisionLog
+from ontime.feature_store import open_feature_store
+from ontime.features import FEATURE_SPEC
+from ontime.prediction_log import PredictionLog
+from ontime.settings import ROOT, Settings
+from ontime.tables import FLIGHTS, read_tables
+from pipelines import demo as demo_flow
+from pipelines import monitor as monitor_flow
+from pipelines.materialize import materialize
+from pipelines.promote import promote
+from pipelines.replay import Progress, replay
+from pipelines.retrain import retrain
+from pipelines.rollback import rollback
+from pipelines.train import train
+
+START = datetime(2013, 2, 11, tzinfo=UTC)
+KILLED_AFTER = datetime(2013, 2, 13, tzinfo=UTC)
+END = datetime(2013, 2, 21, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class System:
+    """The settings that everything in this file runs on, and its two logs."""
+
+    settings: Settings
+    log: PredictionLog
+    decisions: DecisionLog
+
+    def get(self, path: str) -> dict[str, object]:
+        answer: dict[str, object] = (
+            httpx.get(f"{self.settings.api_url}{path}", timeout=30).raise_for_status().json()
+        )
+        return answer
+
+    def served(self) -> pd.DataFrame:
+        return self.log.served(START, END + pd.Timedelta(hours=1), known_by=END)
+
+    def asked(self) -> pd.DataFrame:
+        flights = askable(read_tables(self.settings.tables_dir, (FLIGHTS,))["flights"])
+        return flights[(flights.event_timestamp > START) & (flights.event_timestamp <= END)]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="module")
+def system(world: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """A first champion as of START, and the API serving it."""
+    with pytest.MonkeyPatch.context() as patch, prefect_test_harness():
+        patch.setenv("ONTIME_API_URL", f"http://127.0.0.1:{free_port()}")
+        settings = Settings()
+        demo_flow.start_afresh(settings)
+        materialize(START, rebuild=False)
+        train(START, baselines=("logistic", "base_rate"))
+        patch.setattr("pipelines.promote.BASELINES_TO_BEAT", ("base_rate",))
+        assert promote(START)["promote"]
+        log = PredictionLog(settings.log_url)
+        with demo_flow.served_api(settings):
+            yield System(settings, log, DecisionLog(log))
+
+
+def test_a_replay_killed_in_the_middle_of_a_tick_goes_on_and_nothing_is_lost_or_doubled(
+    system: System,
+) -> None:
+    arguments = ["--start", START.isoformat(), "--end", KILLED_AFTER.isoformat()]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipelines.replay", *arguments],
+        cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("2013-02-12"):  # the first day is done; it is in the next one now
+            process.send_signal(signal.SIGKILL)
+            break
+    process.stdout.close()
+    process.wait()
+    progress = Progress.load(system.settings.var / "replay" / "progress.json")
+    assert progress is not None
+    assert not progress.finished
+
+    replay(START, KILLED_AFTER)
+
+    served = system.log.served(START, KILLED_AFTER + pd.Timedelta(hours=1), KILLED_AFTER)
+    asked = system.asked()
+    expected = asked[asked.event_timestamp <= KILLED_AFTER]
+    assert sorted(served.flight_id) == sorted(expected.flight_id)
+
+
+def test_ten_days_of_served_features_equal_the_historical_join_through_http(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Ten days are shorter than the two weeks that a decision wants: here one week is enough.
+    monkeypatch.setattr("monitoring.decision.MIN_DAYS", 5)
+    progress = Progress.load(system.settings.var / "replay" / "progress.json")
+    assert progress is not None
+    progress.end = END.isoformat()
+    progress.save(system.settings.var / "replay" / "progress.json")
+
+    result = replay(START, END)
+
+    assert result["failed"] == 0
+    served = system.served()
+    offline = build_examples(open_feature_store(system.settings), system.asked())
+    found = skew(served, offline, FEATURE_SPEC)
+    assert found.predictions == len(system.asked()) > 5_000
+    assert found.mismatched == {}
+
+
+def test_every_answer_is_what_the_logged_version_says_of_the_logged_features(
+    system: System,
+) -> None:
+    served = system.served()
+    for version, rows in served.groupby("model_version"):
+        answers = registry.load(system.settings, str(version)).predict(rows)
+        assert np.allclose(answers, rows.probability_late, atol=1e-6)
+
+
+def test_every_outcome_that_became_known_was_recorded_once(system: System) -> None:
+    asked = system.asked()
+    known = asked[asked.outcome_known_at <= END]
+    served = system.served()
+    assert served.is_late.notna().sum() == len(known)
+    joined = served.dropna(subset=["is_late"]).merge(known, on="flight_id")
+    assert (joined.is_late_x.astype(bool) == joined.is_late_y).all()
+
+
+def test_the_weekly_monitoring_wrote_its_decision_and_its_report(system: System) -> None:
+    (decision, *_rest) = system.decisions.decisions()
+    assert decision["action"] in ("keep", "retrain")
+    assert decision["reasons"]
+    names = {path.name for path in system.settings.reports_dir.iterdir()}
+    assert "monitoring-2013-02-18.json" in names
+    assert "drift-2013-02-18.html" in names
+
+
+def test_a_better_challenger_is_promoted_and_the_api_serves_it(system: System) -> None:
+    before = system.get("/model")["model_version"]
+    result = retrain(END)
+    assert result["promoted"], result["reasons"]
+    now = system.get("/model")
+    assert now["model_version"] == result["version"] != before
+    history = httpx.get(f"{system.settings.api_url}/model/history", timeout=30).json()
+    assert [row["version"] for row in history][-1] == result["version"]
+
+
+def test_a_challenger_that_is_no_better_is_refused_and_the_champion_stays(
+    system: System,
+) -> None:
+    before = system.get("/model")["model_version"]
+    result = retrain(END)  # the same data and seed: the same model once more
+    assert not result["promoted"]
+    assert "confidence" in result["reasons"][0]
+    assert system.get("/model")["model_version"] == before
+
+
+def test_a_rollback_serves_the_champion_before_and_is_in_the_history(system: System) -> None:
+    (*_, last) = system.decisions.changes()
+    assert rollback("tried in a test") == last.replaced
+    assert system.get("/model")["model_version"] == last.replaced
+    assert system.decisions.changes()[-1].kind == "rollback"
+
+
+def test_of_two_promotions_at_once_one_is_told_to_judge_again(system: System) -> None:
+    changes = system.decisions.changes()
+    late = ChampionChange(len(changes), "promotion", "99", changes[-1].replaced, END, ["late"])
+    with pytest.raises(ChampionChanged, match="judge it again"):
+        system.decisions.claim(late)
+    assert system.decisions.changes() == changes
+
+
+def test_a_promotion_while_the_registry_is_unreachable_changes_nothing(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ontime import succession
+
+    changes = system.decisions.changes()
+
+    def unreachable(*_: object) -> None:
+        raise registry.RegistryUnavailable("no answer")
+
+    monkeypatch.setattr("ontime.registry.set_alias", unreachable)
+    with pytest.raises(registry.RegistryUnavailable):
+        succession.change_champion(
+            system.settings, system.decisions, "promotion", "99", changes[-1].version,
+            len(changes) + 1, END, [],
+        )  # fmt: skip
+    assert system.decisions.changes() == changes
+
+
+def test_monitoring_without_a_champion_says_what_to_run(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ontime.registry.resolve", lambda *_: None)
+    with pytest.raises(LookupError, match="make train"):
+        monitor_flow.look.fn(END)
