@@ -103,7 +103,7 @@ class Champion:
             try:
                 self._write_history()
                 version = self.loader.registry.resolve(ALIAS)
-                if version == self._refused and not retry_refused:
+                if version and version == self._refused and not retry_refused:
                     return False
                 swapped = self._serve(version)
             except Exception as error:
@@ -129,7 +129,10 @@ class Champion:
         self._unwritten.append(self._serving)
         self.metrics.serves(version, self._serving.trained_through)
         log.info("champion", model_version=version)
-        self.loader.copies.note_served(version)
+        try:
+            self.loader.copies.note_served(version)
+        except OSError as error:  # a full disk costs the next start its shortcut, nothing more
+            log.warning("copies not kept", rule=str(error))
         self._write_history()
 
     def _write_history(self) -> None:

@@ -13,7 +13,7 @@ import pandas as pd
 from feast import FeatureService, FeatureStore, RepoConfig
 
 from ontime.features import FEATURE_SPEC, JOIN_KEYS, VIEWS
-from ontime.features.request import add_request_features, departure_hour
+from ontime.features.request import REQUEST_COLUMNS, add_request_features, departure_hour
 from ontime.offline_store import STORE_TYPE
 from ontime.settings import Settings
 
@@ -93,35 +93,34 @@ class OnlineFeatures:
         Raises:
             OnlineStoreUnavailable: if the store does not answer.
         """
-        flights = flights.reset_index(drop=True)
         values = self._fetch(flights)
-        columns, age_seconds = {}, {}
+        columns: dict[str, np.ndarray] = {}
+        age_seconds = {}
         missing: list[list[str]] = [[] for _ in range(len(flights))]
         stale: list[list[str]] = [[] for _ in range(len(flights))]
         for view in VIEWS:
             first = next(iter(view.columns))
             age = as_of.timestamp() - np.array(values[f"{first}__ts"], dtype=np.float64)
             expired = age > view.ttl.total_seconds()
+            found = np.zeros(len(flights), dtype=bool)
             for name in view.columns:
                 column = np.array(values[name], dtype=np.float64)  # None becomes NaN
                 absent = np.isnan(column)
+                found |= ~absent
                 if name not in view.hidden:
                     _note(missing, absent, name)
                     _note(stale, expired & ~absent, name)
                 columns[name] = np.where(expired, np.nan, column)
-            found = age[~np.isnan(np.array(values[first], dtype=np.float64))]
-            if len(found):
-                age_seconds[view.name] = float(found.max())
-        frame = flights.assign(**columns)
-        moments = pd.Series(pd.Timestamp(as_of), index=frame.index)
-        frame = add_request_features(frame, moments)
-        frame = frame.astype(dict.fromkeys(FEATURE_SPEC.numeric, np.float32))
-        return OnlineRead(frame, missing, stale, age_seconds)
+            if found.any():
+                age_seconds[view.name] = float(age[found].max())
+        return OnlineRead(_as_frame(flights, columns, as_of), missing, stale, age_seconds)
 
     def _fetch(self, flights: pd.DataFrame) -> dict[str, list[float | None]]:
-        keys = flights.assign(departure_hour=departure_hour(flights.scheduled_departure))
-        keys["tailnum"] = keys.tailnum.fillna(NEVER_STORED)
-        entities = {key: keys[key].tolist() for key in JOIN_KEYS}
+        known = {
+            "departure_hour": departure_hour(flights.scheduled_departure),
+            "tailnum": flights.tailnum.fillna(NEVER_STORED),
+        }
+        entities = {key: known.get(key, flights.get(key)).tolist() for key in JOIN_KEYS}
         try:
             response = self.store.get_online_features(self.service, entities)
         except Exception as error:  # each store has its own errors; to a caller they mean one thing
@@ -130,6 +129,28 @@ class OnlineFeatures:
                 "Is it running, and was `make features` run?"
             ) from error
         return response.to_dict(include_event_timestamps=True)
+
+
+def _as_frame(
+    flights: pd.DataFrame, columns: dict[str, np.ndarray], as_of: datetime
+) -> pd.DataFrame:
+    """Flights with stored and request features. Put together once: a frame of sixty columns that
+    grows column by column costs more than reading them."""
+    request = add_request_features(
+        pd.DataFrame(
+            {
+                "scheduled_departure": flights.scheduled_departure.array,
+                "scheduled_arrival": flights.scheduled_arrival.array,
+                "aircraft_earliest_return_epoch_min": columns["aircraft_earliest_return_epoch_min"],
+            }
+        ),
+        pd.Series(pd.Timestamp(as_of), index=range(len(flights))),
+    )
+    given = {name: flights[name].array for name in flights.columns}
+    stored = {name: column for name, column in columns.items() if name in FEATURE_SPEC.numeric}
+    asked = {name: request[name].array for name in REQUEST_COLUMNS}
+    floats = {name: values.astype(np.float32) for name, values in (stored | asked).items()}
+    return pd.DataFrame(given | floats)
 
 
 def _note(notes: list[list[str]], where: np.ndarray, name: str) -> None:

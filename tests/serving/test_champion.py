@@ -5,6 +5,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
+from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 
@@ -69,6 +70,30 @@ def test_polling_follows_the_alias_too(api: TestClient, registry: FakeRegistry) 
     champion_of(api).poll()
 
     assert serving(api) == "2"
+
+
+def test_the_poll_runs_by_itself(open_api: OpenApi, registry: FakeRegistry) -> None:
+    api = open_api(settings={"champion_poll_s": 0.001})
+    registry.add("2", answer=0.75)
+    registry.point("champion", "2")
+
+    deadline = monotonic() + 60
+    while serving(api) != "2":
+        assert monotonic() < deadline
+
+
+def test_a_full_disk_does_not_stop_a_swap(
+    api: TestClient, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    registry.add("2", answer=0.75)
+    registry.point("champion", "2")
+    monkeypatch.setattr(champion_of(api).loader.copies, "note_served", full)
+
+    assert api.post("/model/reload").json() == {"model_version": "2", "swapped": True}
+    assert [row["version"] for row in api.get("/model/history").json()] == ["1", "2"]
 
 
 def test_swaps_under_load_fail_no_request_and_history_and_log_agree(
