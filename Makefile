@@ -35,7 +35,7 @@ export PIP_NO_INPUT := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help setup ingest features train promote serve replay monitor retrain rollback demo \
-	test lint typecheck clean
+	readme test lint typecheck clean
 .DEFAULT_GOAL := help
 
 help:
@@ -72,6 +72,9 @@ rollback: $(STAMP) ## back to the previous champion
 
 demo: $(STAMP) ## the whole story: ingest, train, serve, replay, and what it was worth
 	$(PY) -m pipelines.demo
+
+readme: $(STAMP) ## the last demo's figures into README.md
+	$(PY) -m pipelines.readme
 
 test: lint typecheck ## every check: lint, types, tests with coverage
 	$(PY) -m pytest --cov --cov-report=term --durations=10

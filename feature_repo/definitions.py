@@ -3,6 +3,8 @@
 Applied by `pipelines/materialize.py`, or by hand: ``feast -c feature_repo apply``.
 """
 
+from typing import Any
+
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
 from feast.types import Float32, Float64, PrimitiveFeastType
 
@@ -44,6 +46,9 @@ def feature_view(view: View) -> FeatureView:
 FEATURE_VIEWS = [feature_view(view) for view in VIEWS]
 
 # Everything the model reads about a flight, in one call, for training and serving alike.
-FLIGHT_FEATURES = FeatureService(name=SERVICE, features=FEATURE_VIEWS)
+FLIGHT_FEATURES = FeatureService(name=SERVICE, features=[*FEATURE_VIEWS])
 
-DEFINITIONS = [*ENTITIES.values(), *FEATURE_VIEWS, FLIGHT_FEATURES]
+DEFINITIONS: list[Any] = [*ENTITIES.values(), *FEATURE_VIEWS, FLIGHT_FEATURES]
+
+# Feast's command line registers what it finds as attributes of this module, not inside a list.
+globals().update(ENTITIES | {view.name: view for view in FEATURE_VIEWS})

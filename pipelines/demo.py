@@ -139,8 +139,8 @@ def demo(start: datetime, end: datetime) -> dict[str, Any]:
         notes.write_text(json.dumps(prepared))
     with served_api(settings):
         prepared["seconds"]["to_first_prediction"] = round(perf_counter() - began, 2)
-        progress = replay(start, end)
-    report = measure(settings, prepared, progress, start)
+        replayed = replay(start, end)
+    report = measure(settings, prepared, replayed, start)
     report["seconds"]["total"] = round(perf_counter() - began, 2)
     report["peak_rss_gb"] = peak_rss_gb()
     report["machine"] = f"{os.cpu_count()} cores, Python {platform.python_version()}"

@@ -18,6 +18,8 @@ from ontime.settings import Settings
 from pipelines.retrain import retrain
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from monitoring.decision import Decision, Signals
     from monitoring.drift import Drift
 
@@ -50,8 +52,10 @@ def look(now: datetime) -> "Signals":
     )
 
 
-def look_for_drift(settings: Settings, champion: str, served: Any, now: datetime) -> "Drift | None":
-    """Evidently's comparison with the champion's training window; None while too little is served."""
+def look_for_drift(
+    settings: Settings, champion: str, served: "pd.DataFrame", now: datetime
+) -> "Drift | None":
+    """Evidently's comparison with the champion's training window; None if too little was served."""
     from monitoring.drift import MIN_CURRENT_ROWS, drift_report
     from ontime import registry
     from ontime.features import FEATURE_SPEC

@@ -14,7 +14,6 @@ is written to the progress file; the next run goes on after it.
 import argparse
 import json
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
@@ -70,7 +69,7 @@ class Progress:
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".unfinished")
         unfinished.write_text(json.dumps(asdict(self)))
-        os.replace(unfinished, path)
+        unfinished.replace(path)
 
     @property
     def finished(self) -> bool:
@@ -99,7 +98,8 @@ class World:
     features: "dict[str, pd.DataFrame]"  # rows a view by event_timestamp
 
     @classmethod
-    def between(cls, settings: Settings, start: datetime, end: datetime) -> "World":
+    def between(cls, settings: Settings, start: datetime, done: datetime, end: datetime) -> "World":
+        """What a replay from ``start`` still has to play after ``done``."""
         import pandas as pd
 
         from ontime.dataset import askable
@@ -108,7 +108,7 @@ class World:
 
         flights = read_tables(settings.tables_dir, (FLIGHTS,))["flights"]
         asked = askable(flights)
-        filters = [("event_timestamp", ">", start), ("event_timestamp", "<=", end)]
+        filters = [("event_timestamp", ">", done), ("event_timestamp", "<=", end)]
         features = {
             view.name: pd.read_parquet(
                 settings.features_dir / f"{view.name}.parquet", filters=filters
@@ -147,9 +147,8 @@ def ticks(start: datetime, end: datetime) -> Iterator[datetime]:
 class Client:
     """Asks and reports over HTTP like anybody else, and keeps count."""
 
-    def __init__(self, url: str, progress: Progress) -> None:
-        self.http = httpx.Client(base_url=url, timeout=TIMEOUT_S)
-        self.progress = progress
+    def __init__(self, http: httpx.Client, progress: Progress) -> None:
+        self.http, self.progress = http, progress
 
     def ask(self, flights: "pd.DataFrame", tick: datetime) -> None:
         """Ask about flights in batches; the key makes a repeated batch return its first answer."""
@@ -249,21 +248,22 @@ def replay(start: datetime, end: datetime) -> dict[str, Any]:
         run = f"{start:%Y%m%d}-{end:%Y%m%d}"
         progress = Progress(run, start.isoformat(), end.isoformat(), start.isoformat())
     done = datetime.fromisoformat(progress.last_tick)
-    world = World.between(settings, done, end)
+    world = World.between(settings, start, done, end)
     store = open_feature_store(settings)
-    client = Client(settings.api_url, progress)
-    for tick in ticks(done, end):
-        started = perf_counter()
-        write_known_features(store, world, tick - TICK, tick)
-        client.ask(known_between(world.asked, "event_timestamp", tick - TICK, tick), tick)
-        client.report(known_between(world.outcomes, "outcome_known_at", tick - TICK, tick))
-        if (tick - start) % WEEK == timedelta(0):
-            monitor(tick)
-        progress.last_tick = tick.isoformat()
-        progress.seconds += perf_counter() - started
-        progress.save(path)
-        if tick.hour == 0:
-            print_day(progress)
+    with httpx.Client(base_url=settings.api_url, timeout=TIMEOUT_S) as http:
+        client = Client(http, progress)
+        for tick in ticks(done, end):
+            started = perf_counter()
+            write_known_features(store, world, tick - TICK, tick)
+            client.ask(known_between(world.asked, "event_timestamp", tick - TICK, tick), tick)
+            client.report(known_between(world.outcomes, "outcome_known_at", tick - TICK, tick))
+            if (tick - start) % WEEK == timedelta(0):
+                monitor(tick)
+            progress.last_tick = tick.isoformat()
+            progress.seconds += perf_counter() - started
+            progress.save(path)
+            if tick.hour == 0:
+                print_day(progress)
     return asdict(progress)
 
 

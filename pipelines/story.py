@@ -1,6 +1,5 @@
 """What a replay came to: the figures of ``demo.json``, the picture, and ten lines to read."""
 
-from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from ontime.settings import Settings
 if TYPE_CHECKING:
     import pandas as pd
 
+    from monitoring.report import Event
     from ontime.decision_log import DecisionLog
 
 
@@ -21,7 +21,7 @@ def measure(
     """Everything a replay measured, from the log, the registry and the replay's own counts."""
     import pandas as pd
 
-    from monitoring.report import write_report
+    from monitoring.report import Replay, Worth, write_report
     from monitoring.worth import compare_with_frozen, weekly
     from ontime import registry
     from ontime.decision_log import DecisionLog
@@ -40,12 +40,8 @@ def measure(
     decisions = DecisionLog(log)
     weeks = weekly(served, frozen, pd.Timestamp(start))
     events = story_events(decisions)
-    replayed = {
-        "weeks": weeks,
-        "events": events,
-        "worth": {k: asdict(worth)[k] for k in ("difference", "low", "high")},
-    }
-    write_report(replayed, settings.reports_dir)
+    drawn = Worth(difference=worth.difference, low=worth.low, high=worth.high)
+    write_report(Replay(weeks=weeks, events=events, worth=drawn), settings.reports_dir)
     models = registry.table(settings, prepared["first_version"], "models")
     return {
         "seconds": prepared["seconds"] | {"replay": round(progress["seconds"], 2)},
@@ -111,9 +107,9 @@ def parity(settings: Settings, served: "pd.DataFrame") -> dict[str, Any]:
     }
 
 
-def story_events(log: "DecisionLog") -> list[dict[str, Any]]:
+def story_events(log: "DecisionLog") -> "list[Event]":
     """What happened when, for the marks in the picture."""
-    events: list[dict[str, Any]] = []
+    events: list[Event] = []
     for row in log.decisions():
         if row["action"] != "retrain":
             continue

@@ -8,6 +8,7 @@ The version that is registered (alias `challenger`) is the very model that was j
 import argparse
 import subprocess
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from prefect import flow, task
@@ -111,13 +112,10 @@ def judge_baselines(split: "Split", names: tuple[str, ...]) -> dict[str, "np.nda
     from ontime import baselines
     from ontime.features import FEATURE_SPEC
 
-    def rolling_rate(*parts: Any) -> Any:
-        return baselines.fit_rolling_rate(*parts, column="origin_hour_late_rate_28d")
-
     fits: dict[str, Any] = {
         "lightgbm": baselines.fit_lightgbm,
         "logistic": baselines.fit_logistic,
-        "rolling_rate": rolling_rate,
+        "rolling_rate": partial(baselines.fit_rolling_rate, column="origin_hour_late_rate_28d"),
         "base_rate": baselines.fit_base_rate,
     }
     return {
@@ -154,7 +152,7 @@ def compare_models(
 
 def flat_metrics(models: "pd.DataFrame") -> dict[str, float]:
     """The network's scores under their own names, the baselines' with theirs in front."""
-    metrics = {}
+    metrics: dict[str, float] = {}
     for row in models.to_dict("records"):
         prefix = "" if row["model"] == "network" else f"{row['model']}_"
         metrics |= {f"{prefix}{name}": v for name, v in row.items() if name != "model"}

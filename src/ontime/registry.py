@@ -148,7 +148,7 @@ def attach(settings: Settings, version: str, paths: list[Path]) -> None:
     """Log files to the run that made a version."""
     with _translated():
         client = _client(settings)
-        run_id = client.get_model_version(NAME, version).run_id
+        run_id = _run_id(settings, version)
         for path in paths:
             client.log_artifact(run_id, str(path), "monitoring")
 
@@ -157,13 +157,13 @@ def table(settings: Settings, version: str, name: str) -> pd.DataFrame:
     """A table that was logged with the run that made a version."""
     with _translated():
         connect(settings)
-        run_id = _client(settings).get_model_version(NAME, version).run_id
+        run_id = _run_id(settings, version)
         return mlflow.load_table(f"tables/{name}.json", run_ids=[run_id])
 
 
 def _read_parquet(settings: Settings, version: str, name: str) -> pd.DataFrame:
     with _translated(), tempfile.TemporaryDirectory() as scratch:
-        run_id = _client(settings).get_model_version(NAME, version).run_id
+        run_id = _run_id(settings, version)
         mlflow.set_tracking_uri(settings.mlflow_url)
         path = mlflow.artifacts.download_artifacts(
             artifact_uri=f"runs:/{run_id}/{name}", dst_path=scratch
@@ -250,6 +250,11 @@ def load(settings: Settings, version: str) -> TrainedModel:
     """A version's model, ready to predict."""
     with tempfile.TemporaryDirectory() as scratch:
         return TrainedModel.load(download(settings, version, Path(scratch)))
+
+
+def _run_id(settings: Settings, version: str) -> str:
+    """The run that made a version."""
+    return str(_client(settings).get_model_version(NAME, version).run_id)
 
 
 def _client(settings: Settings) -> mlflow.MlflowClient:

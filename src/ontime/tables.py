@@ -5,7 +5,6 @@ are derived from `ontime.features.VIEWS`. Timestamps are UTC with microseconds: 
 materialisation on DuckDB 2 cannot read the nanoseconds that pandas writes by default.
 """
 
-import os
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -112,7 +111,7 @@ def write_table(frame: pd.DataFrame, table: Table, path: Path) -> None:
     pq.write_table(
         arrow.Table.from_pandas(frame, preserve_index=False), unfinished, compression="zstd"
     )
-    os.replace(unfinished, path)
+    unfinished.replace(path)
 
 
 def check_table(frame: pd.DataFrame, table: Table) -> None:
@@ -145,8 +144,16 @@ def _pandera_column(column: Column) -> pa.Column:
         checks.append(pa.Check.in_range(column.low, column.high))
     if column.isin:
         checks.append(pa.Check.isin(column.isin))
+    if column.dtype == "string":  # pandas' object may hold anything
+        checks.append(pa.Check(_is_text, name="text"))
     dtype = {"timestamp": TIMESTAMP, "string": "object"}.get(column.dtype, column.dtype)
     return pa.Column(dtype, checks, nullable=column.nullable)
+
+
+def _is_text(values: pd.Series) -> "bool | pd.Series":
+    if pd.api.types.infer_dtype(values) == "string":  # one pass in C; by value only to name them
+        return True
+    return values.map(lambda value: isinstance(value, str))
 
 
 def _explain(cases: pd.DataFrame, frame: pd.DataFrame, table: Table) -> str:

@@ -227,8 +227,8 @@ def build_features(
     """Build each view's rows from the source tables, one view at a time.
 
     Args:
-        tables: ``flights``, ``weather`` and ``aircraft`` as `ontime.flights.read_source` gives them.
-        until: the last moment (UTC) that a grid reaches.
+        tables: flights, weather and aircraft as `ontime.flights.read_source` gives them.
+        until: the last moment (UTC) of a row.
     """
     with duckdb.connect() as db:
         db.execute("SET TimeZone = 'UTC'")
@@ -246,13 +246,14 @@ def build_features(
                 for name, column in view.table.columns.items()
             )
             _create(db, f"{view.name}_rows", until, view.name)
+            # Nothing past the grid's end: there a window of three rows is not one of three hours.
             # Sorted by time: a tick's rows lie together, and the historical join reads in order.
-            yield (
-                view,
-                db.execute(
-                    f"SELECT {columns} FROM {view.name}_rows ORDER BY event_timestamp, {view.keys[0]}"
-                ).df(),
+            rows = db.execute(
+                f"SELECT {columns} FROM {view.name}_rows WHERE event_timestamp <= $until "
+                f"ORDER BY event_timestamp, {', '.join(view.keys)}",
+                {"until": until},
             )
+            yield view, rows.df()
             db.execute(f"DROP TABLE {view.name}_rows")
 
 

@@ -33,8 +33,8 @@ FROM (
         unnest(generate_series(
             ceil_hour(scheduled_departure),
             -- strictly before it left (or was known cancelled); still open: up to the end
-            least(coalesce(departed_at, outcome_known_at, $until), $until)
-                - INTERVAL 1 MICROSECOND,
+            -- (`least` ignores NULL)
+            least(coalesce(departed_at, outcome_known_at) - INTERVAL 1 MICROSECOND, $until),
             INTERVAL 1 HOUR
         )) AS tick
     FROM flights
