@@ -62,7 +62,7 @@ replay: $(STAMP) ## the real traffic from START to END, with outcomes, monitorin
 	$(PY) -m pipelines.replay --start $(START) --end $(END)
 
 monitor: $(STAMP) ## drift and performance of what was served, and the decision, at AS_OF
-	$(PY) -m pipelines.monitor --now $(AS_OF)
+	$(PY) -m pipelines.monitor --as-of $(AS_OF)
 
 retrain: $(STAMP) ## a challenger on everything known at AS_OF, through the gate
 	$(PY) -m pipelines.retrain --as-of $(AS_OF)
