@@ -32,16 +32,15 @@ def fill_online_store(as_of: datetime) -> None:
     """Apply the definitions and load the newest row of each key known at ``as_of``.
 
     The store is emptied first: a row from after ``as_of`` that an earlier replay left behind
-    would look into the future.
+    would look into the future. Emptied by dropping the views and not by Feast's ``teardown``: that
+    deletes SQLite's file, and an API that has it open reads a malformed database from then on.
     """
-    from feature_repo.definitions import DEFINITIONS
+    from feature_repo.definitions import DEFINITIONS, FEATURE_VIEWS, FLIGHT_FEATURES
     from ontime.feature_store import open_feature_store
 
-    settings = Settings()
-    emptied = open_feature_store(settings)
-    emptied.apply(DEFINITIONS)
-    emptied.teardown()
-    store = open_feature_store(settings)
+    store = open_feature_store(Settings())
+    store.apply(DEFINITIONS)
+    store.apply([], objects_to_delete=[FLIGHT_FEATURES, *FEATURE_VIEWS], partial=False)
     store.apply(DEFINITIONS)
     store.materialize(BEFORE_DATA, as_of)
 

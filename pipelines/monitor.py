@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from prefect import flow, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.events import emit_event
 
 from ontime.clock import parse_moment
 from ontime.settings import Settings
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from monitoring.drift import Drift
 
 WEEK = timedelta(days=7)
+RETRAIN_DECIDED = "ontime.retrain.decided"  # prefect.yaml waits for it
 DRIFT_WINDOW = WEEK  # what was served since the last look
 
 
@@ -99,7 +101,9 @@ def write_report(settings: Settings, signals: "Signals", decision: "Decision") -
     settings.reports_dir.mkdir(parents=True, exist_ok=True)
     path = settings.reports_dir / f"monitoring-{signals.now:%Y-%m-%d}.json"
     report = {"signals": asdict(signals), "decision": asdict(decision)}
-    path.write_text(json.dumps(report, default=str, indent=1))
+    unfinished = path.with_suffix(".unfinished")  # the API may be reading this folder
+    unfinished.write_text(json.dumps(report, default=str, indent=1))
+    unfinished.replace(path)
     drift = settings.reports_dir / f"drift-{signals.now:%Y-%m-%d}.html"
     registry.attach(settings, signals.champion, [path, *([drift] if drift.exists() else [])])
 
@@ -111,7 +115,7 @@ def monitor(now: datetime) -> dict[str, Any]:
     A retrain that was decided and never finished (the process died) is carried out first.
     """
     for decision_id in unfinished():
-        retrain(now, decision_id)
+        start_retrain(now, decision_id)
     signals = look(now)
     decision = decide_and_record(signals)
     reasons = "\n".join(f"- {reason}" for reason in decision.reasons)
@@ -126,8 +130,20 @@ def monitor(now: datetime) -> dict[str, Any]:
     print(f"{now:%Y-%m-%d} {decision.action}: {'; '.join(decision.reasons)}")
     result: dict[str, Any] = {"action": decision.action, "reasons": list(decision.reasons)}
     if decision.action == "retrain":
-        result |= {"retrain": retrain(now, decision.decision_id)}
+        result |= {"retrain": start_retrain(now, decision.decision_id)}
     return result
+
+
+def start_retrain(now: datetime, decision_id: str) -> dict[str, Any]:
+    """Retrain here and now, or tell the Prefect server, whose automation starts the deployment."""
+    if not Settings().retrain_by_event:
+        return retrain(now, decision_id)
+    emit_event(
+        event=RETRAIN_DECIDED,
+        resource={"prefect.resource.id": f"ontime.decision.{decision_id}"},
+        payload={"as_of": now.isoformat(), "decision_id": decision_id},
+    )
+    return {"event": RETRAIN_DECIDED}
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ontime.clock import LEAD, TICK, parse_moment, prediction_time
 
-YEAR = st.datetimes(datetime(2013, 1, 1), datetime(2014, 1, 1))
+SECOND_OF_2013 = st.integers(0, 365 * 24 * 60 * 60)
 
 
 def utc(*moments: str) -> pd.Series:
@@ -31,11 +31,11 @@ def test_a_flight_is_asked_about_on_the_hour_two_to_three_hours_before(
     assert prediction_time(utc(departure)).tolist() == utc(asked).tolist()
 
 
-@given(departure=YEAR)
+@given(second=SECOND_OF_2013)
 def test_no_flight_is_asked_about_later_than_two_or_earlier_than_three_hours_before(
-    departure: datetime,
+    second: int,
 ) -> None:
-    moment = pd.Timestamp(departure, tz="UTC")
+    moment = pd.Timestamp("2013-01-01 00:00Z") + timedelta(seconds=second)
     (asked,) = prediction_time(pd.Series([moment]))
     assert LEAD <= moment - asked < LEAD + TICK
     assert (asked.minute, asked.second, asked.microsecond) == (0, 0, 0)
@@ -68,5 +68,5 @@ def test_a_moment_is_read_as_utc_with_or_without_an_offset(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "yesterday", "2013-13-01", "01.05.2013"])
 def test_what_is_no_moment_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="isoformat|month"):
+    with pytest.raises(ValueError, match=r"isoformat|month"):
         parse_moment(text)

@@ -1,4 +1,4 @@
-"""Every view against an oracle one can read: pandas masks over the flights, one key and tick at once.
+"""Every view against an oracle one can read: pandas masks over the flights, a key and tick at once.
 
 Keys and ticks are drawn from all there are, not from the rows that were built, so that a row too
 many or too few is found as well as a wrong value. Values are compared exactly: both sides add whole
@@ -294,13 +294,13 @@ def test_aircraft_leg_is_the_last_one_known(world: "World", flights: pd.DataFram
     wrong, n_known = [], 0
     for _ in range(N_PAIRS):
         tail, moment = chance.choice(list(legs)), chance.choice(minutes)
-        known = rows[tail][rows[tail].event_timestamp <= moment] if tail in rows else []
         expected = last_leg(legs[tail], moment)
-        if expected is None or not len(known):
-            wrong += [] if (expected is None) and not len(known) else [(tail, moment)]
+        known = rows[tail].query("event_timestamp <= @moment") if tail in rows else pd.DataFrame()
+        newest = known.iloc[-1] if len(known) else None
+        if expected is None or newest is None:
+            wrong += [(tail, moment, "row")] if (expected is None) != (newest is None) else []
             continue
         n_known += 1
-        newest = known.iloc[-1]
         wrong += [
             (tail, moment, name) for name in view.columns if float(newest[name]) != expected[name]
         ]
@@ -347,7 +347,7 @@ def test_weather_of_an_hour_is_the_observation_filed_under_the_hour_before(
 
 
 def one_flight(source: "Source", **values: Any) -> pd.DataFrame:
-    """A flight of EWR scheduled 10:30 to 13:00 that neither left nor was cancelled, with changes."""
+    """A flight of EWR scheduled 10:30 to 13:00 that neither left nor was cancelled, changed."""
     like = source.tables["flights"].head(1)
     unknown = dict.fromkeys(("dep_delay_min", "arr_delay_min"), np.nan)
     times = dict.fromkeys(("departed_at", "arrived_at", "outcome_known_at"), pd.NaT)
@@ -499,7 +499,7 @@ def test_slack_is_the_time_between_the_earliest_return_and_departure(
 ) -> None:
     frame = requested("2013-07-05 16:45Z", "2013-07-05 19:00Z", earliest_return)
     found = add_request_features(frame, frame.scheduled_departure).aircraft_slack_min
-    np.testing.assert_array_equal(found, np.float32([slack]))
+    np.testing.assert_array_equal(found, np.array([slack], dtype="float32"))
 
 
 def test_the_departure_hour_is_new_yorks_in_winter_and_in_summer() -> None:

@@ -4,7 +4,9 @@ One system, module-wide: its own folder, the real API in a process of its own, t
 The tests tell one story and stand in its order.
 """
 
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -154,33 +156,38 @@ def test_every_outcome_that_became_known_was_recorded_once(system: System) -> No
     assert (joined.is_late_x.astype(bool) == joined.is_late_y).all()
 
 
-def test_the_weekly_monitoring_wrote_its_decision_and_its_report(system: System) -> None:
+def test_the_weekly_monitoring_decided_to_retrain_for_stated_reasons(system: System) -> None:
     (decision, *_rest) = system.decisions.decisions()
-    assert decision["action"] in ("keep", "retrain")
+    assert decision["action"] == "retrain"
     assert decision["reasons"]
+    assert decision["evidence"]["performance"]["n_known"] > 2_000
     names = {path.name for path in system.settings.reports_dir.iterdir()}
     assert "monitoring-2013-02-18.json" in names
     assert "drift-2013-02-18.html" in names
 
 
-def test_a_better_challenger_is_promoted_and_the_api_serves_it(system: System) -> None:
-    before = system.get("/model")["model_version"]
-    result = retrain(END)
-    assert result["promoted"], result["reasons"]
-    now = system.get("/model")
-    assert now["model_version"] == result["version"] != before
+def test_the_better_challenger_was_promoted_in_the_ten_days_and_the_api_serves_it(
+    system: System,
+) -> None:
+    (decision, *_rest) = system.decisions.decisions()
+    assert decision["result"] == "promoted", decision["result_reasons"]
+    assert system.get("/model")["model_version"] == decision["challenger"]
     history = httpx.get(f"{system.settings.api_url}/model/history", timeout=30).json()
-    assert [row["version"] for row in history][-1] == result["version"]
+    assert [row["version"] for row in history][-1] == decision["challenger"]
+    served = system.served()
+    assert served.model_version.nunique() == 2
+    after = served[served.as_of > decision["decided_at"]]
+    assert set(after.model_version) == {decision["challenger"]}
 
 
 def test_a_challenger_that_is_no_better_is_refused_and_the_champion_stays(
     system: System,
 ) -> None:
-    before = system.get("/model")["model_version"]
-    result = retrain(END)  # the same data and seed: the same model once more
+    (decision, *_rest) = system.decisions.decisions()
+    result = retrain(decision["decided_at"])  # the same data and seed: the champion once more
     assert not result["promoted"]
-    assert "confidence" in result["reasons"][0]
-    assert system.get("/model")["model_version"] == before
+    assert "confidence 0.50" in result["reasons"][0]
+    assert system.get("/model")["model_version"] == decision["challenger"]
 
 
 def test_a_rollback_serves_the_champion_before_and_is_in_the_history(system: System) -> None:
@@ -223,3 +230,17 @@ def test_monitoring_without_a_champion_says_what_to_run(
     monkeypatch.setattr("ontime.registry.resolve", lambda *_: None)
     with pytest.raises(LookupError, match="make train"):
         monitor_flow.look.fn(END)
+
+
+def test_the_question_in_the_readme_is_answered_and_stale_features_are_named(
+    system: System,
+) -> None:
+    question = re.search(r"curl .*? -d '(\{.*?\})'", (ROOT / "README.md").read_text(), re.S)
+    assert question
+    answer = httpx.post(
+        f"{system.settings.api_url}/predict", json=json.loads(question[1]), timeout=30
+    )
+    (prediction,) = answer.raise_for_status().json()["predictions"]
+    assert 0 < prediction["probability_late"] < 1
+    # It asks in August, and this online store ends in February.
+    assert "origin_n_departed_1h" in prediction["features_stale"]

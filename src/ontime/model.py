@@ -35,6 +35,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+SHARES = (np.linspace(0, 1, 129), (np.arange(129) + 0.5) / 129)
 KNOTS = 129  # 128 equal shares: finer ones did not help, coarser ones lose the tails
 Z_CLIP = 4.0  # beyond four deviations only "very large" matters, which the rank view says too
 PREDICT_BATCH = 16_384  # rows at a time: memory stays bounded for files of any size
@@ -101,7 +102,7 @@ class Encoder(nn.Module):
         if ordered.size == 0 or ordered[0] == ordered[-1]:
             self.mean[j] = float(ordered[0]) if ordered.size else 0.0
             return
-        knots, targets = _merge_ties(np.quantile(ordered, np.linspace(0, 1, KNOTS)))
+        knots, targets = _merge_ties(np.quantile(ordered, SHARES[0]))
         self.knots[j], self.targets[j] = torch.from_numpy(knots), torch.from_numpy(targets)
         self.mean[j] = float(ordered.mean(dtype=np.float64))
         self.inverse_scale[j] = 1.0 / float(ordered.std(dtype=np.float64))
@@ -124,7 +125,7 @@ class Encoder(nn.Module):
 
 def _merge_ties(quantiles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Knots that are equal become one with their mean rank; the tail is padded with the last."""
-    shares = (np.arange(KNOTS) + 0.5) / KNOTS
+    shares = SHARES[1]
     values, position = np.unique(quantiles.astype(np.float32), return_inverse=True)
     ranks = np.bincount(position, weights=shares) / np.bincount(position)
     deviates = torch.special.ndtri(torch.from_numpy(ranks)).numpy().astype(np.float32)

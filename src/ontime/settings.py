@@ -30,6 +30,9 @@ class Settings(BaseSettings):
     # Not 8000: Prefect's temporary server takes a port between 8000 and 8999.
     api_url: str = Field("http://127.0.0.1:9000", description="where clients find the API")
     champion_poll_s: float = Field(5.0, ge=0, description="how often the API follows; 0: never")
+    retrain_by_event: bool = Field(
+        False, description="start a retrain by a Prefect event and its automation, not in process"
+    )
     shadow: bool = Field(True, description="let a challenger score live traffic in the background")
 
     @model_validator(mode="after")
