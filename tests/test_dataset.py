@@ -1,6 +1,7 @@
 """Training examples: which flights are asked about, that none is lost, and where the splits lie."""
 
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -129,7 +130,7 @@ def test_parts_do_not_overlap_and_come_one_after_the_other(examples: pd.DataFram
     split = split_in_two_weeks(examples)
     parts = [split.fit, split.valid, split.judge]
     assert not pd.concat(parts).flight_id.duplicated().any()
-    for earlier, later in zip(parts, parts[1:], strict=False):
+    for earlier, later in pairwise(parts):
         assert earlier.event_timestamp.max() < later.event_timestamp.min()
         # What was learned from was known when the next part begins.
         assert earlier.outcome_known_at.max() <= later.event_timestamp.min()

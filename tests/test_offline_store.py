@@ -256,9 +256,7 @@ def sorted_by_flight(job: Any) -> pd.DataFrame:
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_what_the_join_does_not_do_is_refused(
-    small: SmallStore, half_done: dict[str, Any]
-) -> None:
+def test_what_the_join_does_not_do_is_refused(small: SmallStore, half_done: dict[str, Any]) -> None:
     asking = {"entity_df": asked([("UA", "EWR", 11)]), "features": FEATURES} | half_done
     with pytest.raises(ValueError, match="the ASOF join takes entity rows as a DataFrame"):
         small.feast.get_historical_features(**asking)

@@ -62,8 +62,9 @@ def open_feature_store(settings: Settings) -> FeatureStore:
 class OnlineRead:
     """Features of n flights: ``frame`` [n rows], and what was not usable in each row.
 
-    A value that was never written is *missing*; one older than its view's TTL at ``as_of`` is
-    *stale*. Both are NaN in the frame: the network was trained with both.
+    A value that was never written, or only became known after ``as_of``, is *missing*; one older
+    than its view's TTL at ``as_of`` is *stale*. Both are NaN in the frame: the network was trained
+    with both.
     """
 
     frame: pd.DataFrame
@@ -105,6 +106,8 @@ class OnlineFeatures:
             found = np.zeros(len(flights), dtype=bool)
             for name in view.columns:
                 column = np.array(values[name], dtype=np.float64)  # None becomes NaN
+                # Feast keeps the newest row only: who asks about the past must not see it.
+                column[age < 0] = np.nan
                 absent = np.isnan(column)
                 found |= ~absent
                 if name not in view.hidden:

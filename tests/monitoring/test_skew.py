@@ -63,7 +63,7 @@ def test_a_prediction_at_another_moment_is_not_passed_over(
     served: pd.DataFrame, offline: pd.DataFrame
 ) -> None:
     served.loc[1, "as_of"] += pd.Timedelta(minutes=1)
-    with pytest.raises(ValueError, match="1 have none, e.g. b at 2013-05-01 11:01"):
+    with pytest.raises(ValueError, match=r"1 have none, e.g. b at 2013-05-01 11:01"):
         skew(served, offline, SPEC)
 
 
