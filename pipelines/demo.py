@@ -14,6 +14,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -100,6 +101,7 @@ def start_afresh(settings: Settings) -> None:
 
 def prepare(settings: Settings, start: datetime) -> dict[str, Any]:
     """Data, features, first champion; seconds and counts of each step."""
+    began_at = time.time()
     start_afresh(settings)
     seconds: dict[str, float] = {}
 
@@ -119,7 +121,7 @@ def prepare(settings: Settings, start: datetime) -> dict[str, Any]:
         verdict = promote(start)
     if not verdict["promote"]:
         raise RuntimeError(f"the first model did not pass the gate: {verdict['reasons']}")
-    return {"seconds": seconds, "rows": counts, "first_version": first}
+    return {"seconds": seconds, "counts": counts, "first_version": first, "began_at": began_at}
 
 
 @flow(name="demo")
@@ -138,7 +140,6 @@ def demo(start: datetime, end: datetime) -> dict[str, Any]:
         notes.parent.mkdir(parents=True, exist_ok=True)
         notes.write_text(json.dumps(prepared))
     with served_api(settings):
-        prepared["seconds"]["to_first_prediction"] = round(perf_counter() - began, 2)
         replayed = replay(start, end)
     report = measure(settings, prepared, replayed, start)
     report["seconds"]["total"] = round(perf_counter() - began, 2)

@@ -14,6 +14,7 @@ is written to the progress file; the next run goes on after it.
 import argparse
 import json
 import math
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
@@ -58,6 +59,7 @@ class Progress:
     waiting: dict[str, float] = field(default_factory=dict)  # flight -> probability, no outcome yet
     latencies_ms: list[float] = field(default_factory=list)
     champion: str = ""
+    first_answer_at: float | None = None  # Unix time
     seconds: float = 0.0
 
     @classmethod
@@ -159,6 +161,7 @@ class Client:
             started = perf_counter()
             answer = self._post("/predict", body, {"Idempotency-Key": key})
             self.progress.latencies_ms.append(round((perf_counter() - started) * 1000, 2))
+            self.progress.first_answer_at = self.progress.first_answer_at or time.time()
             self.progress.predictions += len(answer["predictions"])
             self.progress.champion = answer["model_version"]
             for flight_id, prediction in zip(batch.flight_id, answer["predictions"], strict=True):

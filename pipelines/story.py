@@ -43,9 +43,19 @@ def measure(
     drawn = Worth(difference=worth.difference, low=worth.low, high=worth.high)
     write_report(Replay(weeks=weeks, events=events, worth=drawn), settings.reports_dir)
     models = registry.table(settings, prepared["first_version"], "models")
+    history = registry.metrics(settings, prepared["first_version"])
     return {
-        "seconds": prepared["seconds"] | {"replay": round(progress["seconds"], 2)},
-        "rows": prepared["rows"],
+        "seconds": prepared["seconds"]
+        | {
+            "history": round(history["history_seconds"], 2),
+            "replay": round(progress["seconds"], 2),
+            "to_first_prediction": round(progress["first_answer_at"] - prepared["began_at"], 2),
+        },
+        "rows": rows(prepared["counts"])
+        | {
+            "history_in": int(history["history_rows_in"]),
+            "history_out": int(history["history_rows_out"]),
+        },
         "models": {row.pop("model"): row for row in models.to_dict("records")},
         "serving": serving_figures(progress),
         "parity": parity(settings, served),
@@ -73,6 +83,16 @@ def measure(
 
 def parse(text: str) -> datetime:
     return datetime.fromisoformat(text)
+
+
+def rows(counts: dict[str, int]) -> dict[str, Any]:
+    """Rows read a table, and those repaired or set aside, by reason."""
+    tables = ("flights", "weather", "aircraft")
+    ingested = {name: counts[f"{name} rows"] for name in tables}
+    return {
+        "ingested": ingested,
+        "dropped": {name: n for name, n in counts.items() if not name.endswith(" rows")},
+    }
 
 
 def serving_figures(progress: dict[str, Any]) -> dict[str, Any]:

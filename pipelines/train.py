@@ -9,6 +9,7 @@ import argparse
 import subprocess
 from datetime import datetime
 from functools import partial
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from prefect import flow, task
@@ -28,8 +29,8 @@ SLICES = ("carrier", "origin", "day_part")
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def load_split(as_of: datetime) -> "Split":
-    """Examples known at ``as_of``, from Feast's historical join, in three stretches of time."""
+def load_split(as_of: datetime) -> tuple["Split", dict[str, float]]:
+    """Examples known at ``as_of`` from Feast's historical join, split by time; and what it took."""
     from ontime.clock import prediction_time
     from ontime.dataset import build_examples, split_by_time
     from ontime.feature_store import open_feature_store
@@ -38,12 +39,23 @@ def load_split(as_of: datetime) -> "Split":
     settings = Settings()
     flights = read_tables(settings.tables_dir, (FLIGHTS,))["flights"]
     asked = flights[prediction_time(flights.scheduled_departure) < as_of]
-    return split_by_time(build_examples(open_feature_store(settings), asked), as_of)
+    started = perf_counter()
+    examples = build_examples(open_feature_store(settings), asked)
+    history = {
+        "history_seconds": perf_counter() - started,
+        "history_rows_in": int(asked.tailnum.notna().sum()),
+        "history_rows_out": len(examples),
+    }
+    return split_by_time(examples, as_of), history
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def fit_and_register(
-    split: "Split", as_of: datetime, device: str, baselines: tuple[str, ...]
+    split: "Split",
+    history: dict[str, float],
+    as_of: datetime,
+    device: str,
+    baselines: tuple[str, ...],
 ) -> tuple[str, list[dict[str, Any]], str]:
     """Fit, judge and log; the new version, the table of models and the model card."""
     from dataclasses import asdict
@@ -55,7 +67,7 @@ def fit_and_register(
     from ontime.training import TrainConfig, fit
 
     config = TrainConfig()
-    model, history = fit(split.fit, split.valid, FEATURE_SPEC, config, device)
+    model, epochs = fit(split.fit, split.valid, FEATURE_SPEC, config, device)
     answers = {"network": model.predict(split.judge)} | judge_baselines(split, baselines)
     models, differences = compare_models(split.judge, answers)
     labels = split.judge.is_late.to_numpy(dtype=bool)
@@ -87,17 +99,17 @@ def fit_and_register(
             model=model,
             parameters=asdict(config) | {f"rows_{name}": n for name, n in sizes.items()},
             curves={
-                "train_loss": [record.train_loss for record in history],
-                "valid_log_loss": [record.valid_log_loss for record in history],
-                "valid_auc": [record.valid_auc for record in history],
+                "train_loss": [record.train_loss for record in epochs],
+                "valid_log_loss": [record.valid_log_loss for record in epochs],
+                "valid_auc": [record.valid_auc for record in epochs],
             },
-            metrics=flat_metrics(models),
+            metrics=flat_metrics(models) | history,
             tables={"models": models, "differences": differences, "slices": slices},
             judged=judged.assign(**answers),
             figures={
                 "calibration": figures.calibration(labels, answers),
                 "roc_and_precision_recall": figures.roc_and_precision_recall(labels, answers),
-                "learning_curve": figures.learning_curve(history),
+                "learning_curve": figures.learning_curve(epochs),
             },
             model_card=card,
             data=split.fit,
@@ -178,10 +190,10 @@ ALL_BASELINES = ("lightgbm", "logistic", "rolling_rate", "base_rate")
 def train(as_of: datetime, device: str = "auto", baselines: tuple[str, ...] = ALL_BASELINES) -> str:
     """Train on what was known at ``as_of``; the version that is now `challenger`."""
     print(f"train as of {as_of:%Y-%m-%d %H:%M} UTC")
-    split = load_split(as_of)
+    split, history = load_split(as_of)
     parts = ", ".join(f"{len(part):,} to {name}" for name, part in vars(split).items())
     print(f"  flights: {parts}")
-    version, models, card = fit_and_register(split, as_of, device, baselines)
+    version, models, card = fit_and_register(split, history, as_of, device, baselines)
     create_table_artifact(key="models", table=models, description=f"Version {version}, judged")
     create_markdown_artifact(key="model-card", markdown=card)
     print(f"  version {version} registered as challenger")

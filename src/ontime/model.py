@@ -1,23 +1,20 @@
 """The network that answers "how likely is this flight to be late", and its two files on disk.
 
-Raw features go in, a probability comes out, in one module: the encoder's statistics and the
-embeddings live inside the network, so that a saved model needs nothing beside its two files.
+Raw features go in, a probability comes out: encoder, embeddings and layers are one module.
 
 Notable decisions
-- Each number is given twice: rank-Gauss (129 quantile knots, interpolated, ties at their mean rank)
-  says where it stands among the others, the clipped z-score keeps its size. This moved quality
-  more than any architecture did.
-- A missing number (NaN) is 0 in both views and 1 in its indicator: never silently the mean.
-  Training hides whole groups at random, so that the network has learnt what the indicator means.
-- `members` small networks are packed into one: weights [k, in, out], one batched product a layer.
-  The probability is the mean of their probabilities, the spread between them the uncertainty.
-- Saved as weights.safetensors and model.json, nothing pickled: loading runs no code of the artifact.
-  The checksum of the weights is in model.json, and the order of the inputs is in the weights' header:
-  files that do not belong together, or were edited, are refused.
+- Each number is given three times: rank-Gauss (129 quantile knots, interpolated, ties at their mean
+  rank), clipped z-score, and the log-odds of lateness that training saw around such a value: a
+  network finds a sharp step in a long tail (an aircraft that cannot be back) only when shown it.
+- Missing (NaN) is 0 in all views and 1 in an indicator, never silently the mean; training hides
+  whole groups at random, so that the network has learnt what the indicator means.
+- `members` networks in one: weights [k, in, out], one batched product a layer. The probability is
+  the mean of theirs, their spread the uncertainty.
+- weights.safetensors and model.json, nothing pickled. The checksum of the weights is in model.json,
+  the order of the inputs in the weights' header: files edited or mixed up are refused.
 
-Shapes: n rows, f numeric features, c categorical ones, k members, e encoded width (3 f).
-numeric float32 [n, f] (NaN = missing), categories int64 [n, c] (0 = never seen), encoded [n, e],
-logits [n, k].
+Shapes: n rows, f numbers, c categories, k members. numeric float32 [n, f] (NaN = missing),
+categories int64 [n, c] (0 = never seen), encoded [n, 4 f], logits [n, k].
 """
 
 import hashlib
@@ -35,9 +32,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-SHARES = (np.linspace(0, 1, 129), (np.arange(129) + 0.5) / 129)
-KNOTS = 129  # 128 equal shares: finer ones did not help, coarser ones lose the tails
-Z_CLIP = 4.0  # beyond four deviations only "very large" matters, which the rank view says too
+KNOTS = 129  # of the rank view: 128 equal shares
+LATE_BINS, LATE_PRIOR = 64, 50  # 128 bins remember days, 16 blur; the prior counts as rows
+VIEWS = 4  # rank, z, late and the missing indicator
+Z_CLIP = 4.0  # beyond four deviations only "very large" matters, which the rank says too
 PREDICT_BATCH = 16_384  # rows at a time: memory stays bounded for files of any size
 WEIGHTS_FILE, DESCRIPTION_FILE, FORMAT = "weights.safetensors", "model.json", 1
 
@@ -76,61 +74,81 @@ class ModelConfig:
 
 
 class Encoder(nn.Module):
-    """Numbers [n, f] to [n, 3 f]: rank-Gauss view, z view, missing indicator."""
+    """Numbers [n, f] to [n, 4 f]: rank-Gauss, z-score, late log-odds, missing."""
 
-    knots: Tensor  # [f, 129] increasing values, the last one repeated after ties are merged
-    targets: Tensor  # [f, 129] the normal deviate at each knot
-    mean: Tensor  # [f]
-    inverse_scale: Tensor  # [f] 1 / standard deviation; 0 for a feature that never varied
+    mean: Tensor
+    inverse_scale: Tensor  # 1 / standard deviation; 0 for a number that never varied
 
     def __init__(self, n_numeric: int) -> None:
         super().__init__()
-        self.register_buffer("knots", torch.zeros(n_numeric, KNOTS))
-        self.register_buffer("targets", torch.zeros(n_numeric, KNOTS))
-        self.register_buffer("mean", torch.zeros(n_numeric))
-        self.register_buffer("inverse_scale", torch.zeros(n_numeric))
+        sizes = {"rank_knots": KNOTS, "rank_values": KNOTS}
+        sizes |= {"late_knots": LATE_BINS, "late_values": LATE_BINS}
+        for name, size in sizes.items():
+            self.register_buffer(name, torch.zeros(n_numeric, size))
+        for name in ("mean", "inverse_scale"):
+            self.register_buffer(name, torch.zeros(n_numeric))
 
     @classmethod
-    def fit(cls, numeric: np.ndarray) -> Self:
+    def fit(cls, numeric: np.ndarray, late: np.ndarray | None = None) -> Self:
+        """Statistics of [n, f] numbers; without the labels `late` [n] the third view is 0."""
         encoder = cls(numeric.shape[1])
-        for j in range(numeric.shape[1]):
-            column = numeric[:, j]
-            encoder._fit_column(j, np.sort(column[np.isfinite(column)]))
+        for j, column in enumerate(numeric.T):
+            known = np.isfinite(column)
+            if known.any():
+                encoder._fit_column(j, column[known], None if late is None else late[known])
         return encoder
 
-    def _fit_column(self, j: int, ordered: np.ndarray) -> None:
-        if ordered.size == 0 or ordered[0] == ordered[-1]:
-            self.mean[j] = float(ordered[0]) if ordered.size else 0.0
+    def _fit_column(self, j: int, values: np.ndarray, late: np.ndarray | None) -> None:
+        self.mean[j] = float(values.mean(dtype=np.float64))
+        if values.min() == values.max():
             return
-        knots, targets = _merge_ties(np.quantile(ordered, SHARES[0]))
-        self.knots[j], self.targets[j] = torch.from_numpy(knots), torch.from_numpy(targets)
-        self.mean[j] = float(ordered.mean(dtype=np.float64))
-        self.inverse_scale[j] = 1.0 / float(ordered.std(dtype=np.float64))
+        self.inverse_scale[j] = 1.0 / float(values.std(dtype=np.float64))
+        self._set_table("rank", j, _rank_table(values))
+        if late is not None:
+            self._set_table("late", j, _late_table(values, late))
+
+    def _set_table(self, view: str, j: int, table: tuple[np.ndarray, np.ndarray]) -> None:
+        for part, column in zip(("knots", "values"), table, strict=True):
+            buffer = self.get_buffer(f"{view}_{part}")
+            padded = np.pad(column, (0, buffer.shape[1] - len(column)), mode="edge")
+            buffer[j] = torch.from_numpy(padded)
 
     def forward(self, numeric: Tensor) -> Tensor:
         missing = numeric.isnan()
         known = numeric.masked_fill(missing, 0.0)
-        rank = self._rank(known).masked_fill(missing, 0.0)
         z = ((known - self.mean) * self.inverse_scale).clamp(-Z_CLIP, Z_CLIP)
-        return torch.cat([rank, z.masked_fill(missing, 0.0), missing.to(z.dtype)], dim=1)
+        views = [self._read("rank", known), z, self._read("late", known)]
+        views = [view.masked_fill(missing, 0.0) for view in views]
+        return torch.cat([*views, missing.to(z.dtype)], dim=1)
 
-    def _rank(self, known: Tensor) -> Tensor:
-        values = known.T.contiguous()  # [f, n]: searchsorted goes row by row
-        upper = torch.searchsorted(self.knots, values, right=True).clamp(1, KNOTS - 1)
-        below, above = self.knots.gather(1, upper - 1), self.knots.gather(1, upper)
-        share = ((values - below) / (above - below).clamp_min(1e-30)).clamp(0.0, 1.0)
-        low, high = self.targets.gather(1, upper - 1), self.targets.gather(1, upper)
-        return torch.lerp(low, high, share).T
+    def _read(self, view: str, known: Tensor) -> Tensor:
+        """Interpolate each number in its table; outside, the first or last value holds."""
+        knots, values = self.get_buffer(f"{view}_knots"), self.get_buffer(f"{view}_values")
+        numbers = known.T.contiguous()  # [f, n]: searchsorted goes row by row
+        right = torch.searchsorted(knots, numbers, right=True).clamp(1, knots.shape[1] - 1)
+        below, above = knots.gather(1, right - 1), knots.gather(1, right)
+        share = ((numbers - below) / (above - below).clamp_min(1e-30)).clamp(0.0, 1.0)
+        return torch.lerp(values.gather(1, right - 1), values.gather(1, right), share).T
 
 
-def _merge_ties(quantiles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Knots that are equal become one with their mean rank; the tail is padded with the last."""
-    shares = SHARES[1]
-    values, position = np.unique(quantiles.astype(np.float32), return_inverse=True)
-    ranks = np.bincount(position, weights=shares) / np.bincount(position)
-    deviates = torch.special.ndtri(torch.from_numpy(ranks)).numpy().astype(np.float32)
-    padding = (0, KNOTS - len(values))
-    return np.pad(values, padding, mode="edge"), np.pad(deviates, padding, mode="edge")
+def _rank_table(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Quantile knots and their normal deviates; equal knots become one with their mean rank."""
+    quantiles = np.quantile(values, np.linspace(0, 1, KNOTS)).astype(np.float32)
+    knots, position = np.unique(quantiles, return_inverse=True)
+    ranks = np.bincount(position, weights=(np.arange(KNOTS) + 0.5) / KNOTS) / np.bincount(position)
+    return knots, torch.special.ndtri(torch.from_numpy(ranks)).float().numpy()
+
+
+def _late_table(values: np.ndarray, late: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Bin centres and twice the smoothed log-odds of lateness there, relative to all."""
+    edges = np.unique(np.quantile(values, np.linspace(0, 1, LATE_BINS + 1)[1:-1]))
+    position, base = np.searchsorted(edges, values), late.mean()
+    filled, position = np.unique(position, return_inverse=True)
+    n = np.bincount(position, minlength=len(filled))
+    share = (np.bincount(position, weights=late) + LATE_PRIOR * base) / (n + LATE_PRIOR)
+    odds = np.log(share / (1 - share)) - np.log(base / (1 - base))
+    centres = np.bincount(position, weights=values) / n
+    return centres.astype(np.float32), (2 * odds).astype(np.float32)
 
 
 class PackedLinear(nn.Module):
@@ -151,12 +169,11 @@ class DelayNetwork(nn.Module):
 
     def __init__(self, config: ModelConfig, encoder: Encoder, category_sizes: list[int]) -> None:
         super().__init__()
-        self.config = config
-        self.encoder = encoder
+        self.config, self.encoder = config, encoder
         self.embeddings = nn.ModuleList(
             nn.Embedding(size + 1, config.embedding) for size in category_sizes
         )
-        width = 3 * len(encoder.mean) + config.embedding * len(category_sizes)
+        width = VIEWS * len(encoder.mean) + config.embedding * len(category_sizes)
         sizes = [width] + [config.hidden] * config.layers
         self.hidden = nn.ModuleList(
             PackedLinear(config.members, n_in, n_out)
@@ -188,8 +205,7 @@ class DelayNetwork(nn.Module):
 class TrainedModel:
     """A network with the names of its inputs.
 
-    `metadata` is what is known about its making: trained_through (ISO time), threshold, config,
-    scores; it must be writable as JSON.
+    `metadata` (writable as JSON): trained_through (ISO time), threshold, config, scores.
     """
 
     network: DelayNetwork
@@ -206,12 +222,11 @@ class TrainedModel:
         numeric, categories = self.tensors(frame)
         self.network.eval()
         device = self.network.encoder.mean.device
+        batches = zip(numeric.split(PREDICT_BATCH), categories.split(PREDICT_BATCH), strict=True)
         with torch.inference_mode():
             parts = [
                 self.network.member_probabilities(rows.to(device), kinds.to(device)).double().cpu()
-                for rows, kinds in zip(
-                    numeric.split(PREDICT_BATCH), categories.split(PREDICT_BATCH), strict=True
-                )
+                for rows, kinds in batches
             ]
         return torch.cat(parts).numpy()
 
@@ -226,9 +241,10 @@ class TrainedModel:
         weights = {name: t.cpu().contiguous() for name, t in self.network.state_dict().items()}
         inputs = {"inputs": _inputs(self.spec, self.vocabularies)}
         save_file(weights, directory / WEIGHTS_FILE, metadata=inputs)
+        digest = hashlib.sha256((directory / WEIGHTS_FILE).read_bytes()).hexdigest()
         description = {
             "format": FORMAT,
-            "weights_sha256": _sha256(directory / WEIGHTS_FILE),
+            "weights_sha256": digest,
             "network": asdict(self.network.config),
             "metadata": self.metadata,
             "numeric": self.spec.numeric,
@@ -297,46 +313,47 @@ def _inputs(spec: FeatureSpec, vocabularies: Mapping[str, list[str]]) -> str:
     return json.dumps([spec.numeric, [(name, vocabularies[name]) for name in spec.categorical]])
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _read_file(path: Path) -> bytes:
+    if not path.is_file():
+        raise ModelError(f"a model directory holds {path.name}; {path} does not exist")
+    return path.read_bytes()
 
 
 def _read_description(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ModelError(f"a model directory holds {path.name}; {path} does not exist")
     try:
-        description = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        description = json.loads(_read_file(path))
+    except ValueError as error:
+        if isinstance(error, ModelError):
+            raise
         raise ModelError(f"{path} is not readable as JSON: {error}") from error
-    needed = "format weights_sha256 network metadata numeric categorical groups vocabularies"
-    if not isinstance(description, dict) or set(needed.split()) - set(description):
-        raise ModelError(f"{path} holds {needed.replace(' ', ', ')}; something is absent")
+    needed = {"format", "weights_sha256", "network", "metadata", "numeric", "categorical"}
+    needed |= {"groups", "vocabularies"}
+    if not isinstance(description, dict) or needed - set(description):
+        raise ModelError(f"{path} is an object with {sorted(needed)}; something is absent")
     if description["format"] != FORMAT:
         raise ModelError(f"{path}: this code reads format {FORMAT}, not {description['format']}")
     return description
 
 
 def _check_checksum(path: Path, expected: str) -> None:
-    if not path.is_file():
-        raise ModelError(f"a model directory holds {path.name}; {path} does not exist")
-    if (found := _sha256(path)) != expected:
+    if (found := hashlib.sha256(_read_file(path)).hexdigest()) != expected:
         raise ModelError(
-            f"{path}: sha256 is {found[:16]}…, model.json says {expected[:16]}…: the files do not "
-            "belong together or were changed; download or save the model again"
+            f"{path}: sha256 is {found[:16]}…, model.json says {expected[:16]}…: the files were "
+            "changed or do not belong together; save or download the model again"
         )
 
 
 def _read_weights(path: Path, inputs: str) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
+            header = (file.metadata() or {}).get("inputs")
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ModelError(f"{path} is not a safetensors file: {error}") from error
-    if header.get("inputs") != inputs:
+    if header != inputs:
         raise ModelError(
-            f"{path}: the features and vocabularies in model.json are not those the weights were "
-            f"trained with (weights: {str(header.get('inputs'))[:80]}…, model.json: {inputs[:80]}…)"
+            f"{path}: the features and vocabularies in model.json are not those of the weights "
+            f"(weights: {str(header)[:80]}…, model.json: {inputs[:80]}…)"
         )
     return weights
 
@@ -345,11 +362,9 @@ def _check_weights(path: Path, found: Mapping[str, Tensor], needed: Mapping[str,
     if difference := sorted(set(found) ^ set(needed)):
         raise ModelError(f"{path}: tensors do not match the network of model.json: {difference}")
     for name, tensor in found.items():
-        if tensor.shape != needed[name].shape:
-            raise ModelError(
-                f"{path}: {name} has shape {list(tensor.shape)}, the network of model.json needs "
-                f"{list(needed[name].shape)}"
-            )
+        shape, rule = list(tensor.shape), list(needed[name].shape)
+        if shape != rule:
+            raise ModelError(f"{path}: {name} has shape {shape}, model.json's network needs {rule}")
         if not tensor.isfinite().all():
             raise ModelError(f"{path}: weights are finite; {name} holds NaN or infinity")
 

@@ -153,6 +153,12 @@ def attach(settings: Settings, version: str, paths: list[Path]) -> None:
             client.log_artifact(run_id, str(path), "monitoring")
 
 
+def metrics(settings: Settings, version: str) -> dict[str, float]:
+    """The last value of every metric of the run that made a version."""
+    with _translated():
+        return dict(_client(settings).get_run(_run_id(settings, version)).data.metrics)
+
+
 def table(settings: Settings, version: str, name: str) -> pd.DataFrame:
     """A table that was logged with the run that made a version."""
     with _translated():
