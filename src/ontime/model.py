@@ -22,6 +22,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
@@ -38,6 +39,9 @@ VIEWS = 4  # rank, z, late and the missing indicator
 Z_CLIP = 4.0  # beyond four deviations only "very large" matters, which the rank says too
 PREDICT_BATCH = 16_384  # rows at a time: memory stays bounded for files of any size
 WEIGHTS_FILE, DESCRIPTION_FILE, FORMAT = "weights.safetensors", "model.json", 1
+DESCRIBED = {"format", "weights_sha256", "network", "metadata", "numeric", "categorical"}
+DESCRIBED |= {"groups", "vocabularies"}
+ABSENT = "a model directory holds weights.safetensors and model.json; {path} does not exist"
 
 
 class ModelError(ValueError):
@@ -67,9 +71,9 @@ class ModelConfig:
     """Size of the network."""
 
     hidden: int = 128  # units a layer and member
-    layers: int = 2
+    layers: int = 3
     members: int = 4
-    dropout: float = 0.1
+    dropout: float = 0.3
     embedding: int = 8  # numbers a category is turned into
 
 
@@ -81,12 +85,11 @@ class Encoder(nn.Module):
 
     def __init__(self, n_numeric: int) -> None:
         super().__init__()
-        sizes = {"rank_knots": KNOTS, "rank_values": KNOTS}
-        sizes |= {"late_knots": LATE_BINS, "late_values": LATE_BINS}
-        for name, size in sizes.items():
-            self.register_buffer(name, torch.zeros(n_numeric, size))
-        for name in ("mean", "inverse_scale"):
-            self.register_buffer(name, torch.zeros(n_numeric))
+        for name, size in (("rank", KNOTS), ("late", LATE_BINS)):
+            self.register_buffer(f"{name}_knots", torch.zeros(n_numeric, size))
+            self.register_buffer(f"{name}_values", torch.zeros(n_numeric, size))
+        self.register_buffer("mean", torch.zeros(n_numeric))
+        self.register_buffer("inverse_scale", torch.zeros(n_numeric))
 
     @classmethod
     def fit(cls, numeric: np.ndarray, late: np.ndarray | None = None) -> Self:
@@ -94,24 +97,21 @@ class Encoder(nn.Module):
         encoder = cls(numeric.shape[1])
         for j, column in enumerate(numeric.T):
             known = np.isfinite(column)
-            if known.any():
+            if known.any() and column[known].min() < column[known].max():
                 encoder._fit_column(j, column[known], None if late is None else late[known])
         return encoder
 
     def _fit_column(self, j: int, values: np.ndarray, late: np.ndarray | None) -> None:
         self.mean[j] = float(values.mean(dtype=np.float64))
-        if values.min() == values.max():
-            return
         self.inverse_scale[j] = 1.0 / float(values.std(dtype=np.float64))
-        self._set_table("rank", j, _rank_table(values))
+        tables = {"rank": _rank_table(values)}
         if late is not None:
-            self._set_table("late", j, _late_table(values, late))
-
-    def _set_table(self, view: str, j: int, table: tuple[np.ndarray, np.ndarray]) -> None:
-        for part, column in zip(("knots", "values"), table, strict=True):
-            buffer = self.get_buffer(f"{view}_{part}")
-            padded = np.pad(column, (0, buffer.shape[1] - len(column)), mode="edge")
-            buffer[j] = torch.from_numpy(padded)
+            tables["late"] = _late_table(values, late)
+        for view, table in tables.items():
+            for part, column in zip(("knots", "values"), table, strict=True):
+                buffer = self.get_buffer(f"{view}_{part}")
+                missing = buffer.shape[1] - len(column)
+                buffer[j] = torch.from_numpy(np.pad(column, (0, missing), mode="edge"))
 
     def forward(self, numeric: Tensor) -> Tensor:
         missing = numeric.isnan()
@@ -175,10 +175,7 @@ class DelayNetwork(nn.Module):
         )
         width = VIEWS * len(encoder.mean) + config.embedding * len(category_sizes)
         sizes = [width] + [config.hidden] * config.layers
-        self.hidden = nn.ModuleList(
-            PackedLinear(config.members, n_in, n_out)
-            for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True)
-        )
+        self.hidden = nn.ModuleList(PackedLinear(config.members, *pair) for pair in pairwise(sizes))
         self.output = PackedLinear(config.members, sizes[-1], 1)
 
     def forward(self, numeric: Tensor, categories: Tensor) -> Tensor:
@@ -219,16 +216,15 @@ class TrainedModel:
 
     def predict_members(self, frame: pd.DataFrame) -> np.ndarray:
         """Each member's probability, float64 [n, k]; their deviation is the uncertainty."""
-        numeric, categories = self.tensors(frame)
-        self.network.eval()
         device = self.network.encoder.mean.device
-        batches = zip(numeric.split(PREDICT_BATCH), categories.split(PREDICT_BATCH), strict=True)
+        self.network.eval()
+        batches = zip(*(part.split(PREDICT_BATCH) for part in self.tensors(frame)), strict=True)
         with torch.inference_mode():
-            parts = [
-                self.network.member_probabilities(rows.to(device), kinds.to(device)).double().cpu()
-                for rows, kinds in batches
+            answers = [
+                self.network.member_probabilities(numeric.to(device), categories.to(device)).cpu()
+                for numeric, categories in batches
             ]
-        return torch.cat(parts).numpy()
+        return torch.cat(answers).double().numpy()
 
     def tensors(self, frame: pd.DataFrame) -> tuple[Tensor, Tensor]:
         """The model's inputs: numeric float32 [n, f] and categories int64 [n, c], on the CPU."""
@@ -241,15 +237,12 @@ class TrainedModel:
         weights = {name: t.cpu().contiguous() for name, t in self.network.state_dict().items()}
         inputs = {"inputs": _inputs(self.spec, self.vocabularies)}
         save_file(weights, directory / WEIGHTS_FILE, metadata=inputs)
-        digest = hashlib.sha256((directory / WEIGHTS_FILE).read_bytes()).hexdigest()
         description = {
             "format": FORMAT,
-            "weights_sha256": digest,
+            "weights_sha256": _sha256(directory / WEIGHTS_FILE),
             "network": asdict(self.network.config),
             "metadata": self.metadata,
-            "numeric": self.spec.numeric,
-            "categorical": self.spec.categorical,
-            "groups": self.spec.groups,
+            **asdict(self.spec),
             "vocabularies": self.vocabularies,
         }
         (directory / DESCRIPTION_FILE).write_text(json.dumps(description, indent=1) + "\n")
@@ -257,18 +250,15 @@ class TrainedModel:
     @classmethod
     def load(cls, directory: Path) -> Self:
         description = _read_description(directory / DESCRIPTION_FILE)
-        path = directory / WEIGHTS_FILE
-        _check_checksum(path, description["weights_sha256"])
-        spec = FeatureSpec(
-            tuple(description["numeric"]),
-            tuple(description["categorical"]),
-            {name: tuple(columns) for name, columns in description["groups"].items()},
-        )
+        groups = {name: tuple(columns) for name, columns in description["groups"].items()}
+        numeric, categorical = description["numeric"], description["categorical"]
+        spec = FeatureSpec(tuple(numeric), tuple(categorical), groups)
         vocabularies = description["vocabularies"]
-        weights = _read_weights(path, _inputs(spec, vocabularies))
-        sizes = [len(vocabularies[name]) for name in spec.categorical]
+        sizes = [len(vocabularies[name]) for name in categorical]
         config = ModelConfig(**description["network"])
-        network = DelayNetwork(config, Encoder(len(spec.numeric)), sizes)
+        network = DelayNetwork(config, Encoder(len(numeric)), sizes)
+        path = directory / WEIGHTS_FILE
+        weights = _read_weights(path, description["weights_sha256"], _inputs(spec, vocabularies))
         _check_weights(path, weights, network.state_dict())
         network.load_state_dict(weights)
         return cls(network.eval(), spec, vocabularies, description["metadata"])
@@ -290,9 +280,10 @@ def category_tensor(
     frame: pd.DataFrame, spec: FeatureSpec, vocabularies: Mapping[str, list[str]]
 ) -> Tensor:
     _check_columns(frame, spec.categorical)
-    codes = [pd.Index(vocabularies[name]).get_indexer(frame[name]) + 1 for name in spec.categorical]
-    shape = (len(frame), len(spec.categorical))
-    return torch.from_numpy(np.stack(codes, axis=1) if codes else np.zeros(shape, np.int64))
+    codes = np.zeros((len(frame), len(spec.categorical)), dtype=np.int64)
+    for i, name in enumerate(spec.categorical):
+        codes[:, i] = pd.Index(vocabularies[name]).get_indexer(frame[name]) + 1
+    return torch.from_numpy(codes)
 
 
 def build_vocabularies(frame: pd.DataFrame, spec: FeatureSpec) -> dict[str, list[str]]:
@@ -313,37 +304,32 @@ def _inputs(spec: FeatureSpec, vocabularies: Mapping[str, list[str]]) -> str:
     return json.dumps([spec.numeric, [(name, vocabularies[name]) for name in spec.categorical]])
 
 
-def _read_file(path: Path) -> bytes:
+def _sha256(path: Path) -> str:
     if not path.is_file():
-        raise ModelError(f"a model directory holds {path.name}; {path} does not exist")
-    return path.read_bytes()
+        raise ModelError(ABSENT.format(path=path))
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _read_description(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ModelError(ABSENT.format(path=path))
     try:
-        description = json.loads(_read_file(path))
+        description = json.loads(path.read_text())
     except ValueError as error:
-        if isinstance(error, ModelError):
-            raise
         raise ModelError(f"{path} is not readable as JSON: {error}") from error
-    needed = {"format", "weights_sha256", "network", "metadata", "numeric", "categorical"}
-    needed |= {"groups", "vocabularies"}
-    if not isinstance(description, dict) or needed - set(description):
-        raise ModelError(f"{path} is an object with {sorted(needed)}; something is absent")
+    if not isinstance(description, dict) or DESCRIBED - set(description):
+        raise ModelError(f"{path} is an object with {sorted(DESCRIBED)}; something is absent")
     if description["format"] != FORMAT:
         raise ModelError(f"{path}: this code reads format {FORMAT}, not {description['format']}")
     return description
 
 
-def _check_checksum(path: Path, expected: str) -> None:
-    if (found := hashlib.sha256(_read_file(path)).hexdigest()) != expected:
+def _read_weights(path: Path, digest: str, inputs: str) -> dict[str, Tensor]:
+    if (found := _sha256(path)) != digest:
         raise ModelError(
-            f"{path}: sha256 is {found[:16]}…, model.json says {expected[:16]}…: the files were "
+            f"{path}: sha256 is {found[:16]}…, model.json says {digest[:16]}…: the files were "
             "changed or do not belong together; save or download the model again"
         )
-
-
-def _read_weights(path: Path, inputs: str) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get("inputs")
