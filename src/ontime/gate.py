@@ -35,7 +35,7 @@ class Verdict:
 def judge_first(
     flights: pd.DataFrame, challenger: np.ndarray, baselines: Mapping[str, np.ndarray]
 ) -> Verdict:
-    """Without a champion: better than each baseline, the 95 % interval on its side of zero.
+    """Without a champion: better than each baseline, with the confidence asked of a challenger.
 
     Args:
         flights: [n] with is_late and scheduled_departure; unseen by every model.
@@ -46,8 +46,8 @@ def judge_first(
     for name, probabilities in baselines.items():
         comparison = compare(flights, challenger, probabilities)
         evidence[f"log_loss_against_{name}"] = asdict(comparison)
-        if not comparison.high < 0:
-            failures.append(f"not better than {name}: {_interval(comparison)}")
+        if comparison.confidence < CONFIDENCE:
+            failures.append(f"better than {name} {_doubt(comparison)}")
     won = f"better than {' and '.join(baselines)} on {len(flights):,} unseen flights"
     return Verdict(not failures, tuple(failures or [won]), evidence)
 
@@ -67,9 +67,7 @@ def judge_against_champion(
     failures = _too_few(flights)
     whole = compare(flights, challenger, champion)
     if whole.confidence < CONFIDENCE:
-        failures.append(
-            f"better with confidence {whole.confidence:.2f}, below {CONFIDENCE}: {_interval(whole)}"
-        )
+        failures.append(f"better {_doubt(whole)}")
     labels = flights.is_late.to_numpy(dtype=bool)
     ece = {
         name: evaluation.expected_calibration_error(labels, probabilities)
@@ -121,6 +119,11 @@ def _too_few(flights: pd.DataFrame) -> list[str]:
     if len(flights) >= MIN_FLIGHTS:
         return []
     return [f"judged on {len(flights):,} flights, fewer than {MIN_FLIGHTS:,}"]
+
+
+def _doubt(comparison: evaluation.Comparison) -> str:
+    confidence = f"with confidence {comparison.confidence:.2f}, below {CONFIDENCE:.2f}"
+    return f"{confidence}: {_interval(comparison)}"
 
 
 def _interval(comparison: evaluation.Comparison) -> str:
