@@ -55,7 +55,7 @@ def test_a_certain_and_wrong_prediction_has_a_finite_loss() -> None:
         ([1.0, np.nan], [0.5, 0.6], "without outcome"),
     ],
 )
-def test_what_cannot_be_scored_is_refused(y: list, p: list, message: str) -> None:
+def test_what_cannot_be_scored_is_refused(y: list[float], p: list[float], message: str) -> None:
     with pytest.raises(EvaluationError, match=message):
         scores(np.array(y), np.array(p))
 

@@ -5,6 +5,7 @@ threads; the caller saves it (`figure.savefig(path)`) or logs it.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,7 +17,7 @@ from ontime import evaluation
 from ontime.training import EpochRecord
 
 COLOURS = ("#0b5fa5", "#d1495b", "#e3a008", "#3c8d5a", "#7a5195", "#666666")
-REFERENCE = {"color": "#999999", "linewidth": 1, "linestyle": "--"}
+REFERENCE: dict[str, Any] = {"color": "#999999", "linewidth": 1, "linestyle": "--"}
 
 
 def calibration(labels: np.ndarray, models: Mapping[str, np.ndarray]) -> Figure:
@@ -80,7 +81,7 @@ def learning_curve(history: Sequence[EpochRecord]) -> Figure:
     train = [record.train_loss for record in history]
     axes.plot(epochs, train, color=COLOURS[5], label="training (with dropout and hidden groups)")
     axes.plot(epochs, valid, color=COLOURS[0], marker="o", markersize=4, label="validation")
-    axes.axvline(epochs[best], **REFERENCE)
+    axes.axvline(float(epochs[best]), color="#999999", linewidth=1, linestyle="--")
     kept = history[best]
     axes.set_title(
         f"Learning curve; kept: epoch {kept.epoch}, validation log-loss {kept.valid_log_loss:.4f}, "

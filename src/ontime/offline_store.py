@@ -9,7 +9,7 @@ documented way to add a store. Everything but the join is inherited.
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import duckdb
 import pandas as pd
@@ -82,7 +82,7 @@ class AsofJob(RetrievalJob):
     """One ``ASOF LEFT JOIN`` a view over the entity rows, run when the result is asked for."""
 
     full_feature_names = False
-    on_demand_feature_views: list[OnDemandFeatureView] = []
+    on_demand_feature_views: ClassVar[list[OnDemandFeatureView]] = []
 
     def __init__(
         self,
@@ -105,7 +105,8 @@ class AsofJob(RetrievalJob):
             db.execute("SET TimeZone = 'UTC'")
             db.register("result", result)
             db.execute(
-                "CREATE TABLE entity_rows AS SELECT *, row_number() OVER () AS entity_row FROM result"
+                "CREATE TABLE entity_rows AS "
+                "SELECT *, row_number() OVER () AS entity_row FROM result"
             )
             for statement in self.statements:
                 features = db.execute(statement).to_arrow_table()

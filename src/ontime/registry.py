@@ -28,9 +28,9 @@ os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
 
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
-import mlflow  # noqa: E402  (reads the variables above when it is imported)
-from mlflow.exceptions import MlflowException  # noqa: E402
-from mlflow.models import infer_signature  # noqa: E402
+import mlflow
+from mlflow.exceptions import MlflowException
+from mlflow.models import infer_signature
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

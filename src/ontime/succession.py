@@ -1,4 +1,4 @@
-"""The succession of champions: claim the place in the decision log, then move the registry's alias."""
+"""The succession of champions: claim a place in the decision log, then move the alias."""
 
 from datetime import datetime
 

@@ -3,7 +3,7 @@
     model, history = fit(train, valid, FEATURE_SPEC, TrainConfig(), device="auto")
 
 Notable decisions
-- No loader: a batch is an `index_select` on the device that computes, the same code on CPU and CUDA.
+- No loader: a batch is an `index_select` on the device that computes; one code for CPU and CUDA.
 - bf16 autocast where the hardware multiplies bf16 itself (asked, not assumed): elsewhere slower.
 - No `torch.compile` (slower on CPU). Dropout masks are cut from a pool made once: the CPU's random
   generator would cost more than the products they are applied to.
@@ -24,10 +24,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ontime import evaluation
+from ontime.encoder import Encoder
 from ontime.model import (
     PREDICT_BATCH,
     DelayNetwork,
-    Encoder,
     FeatureSpec,
     ModelConfig,
     TrainedModel,
@@ -51,7 +51,7 @@ class TrainConfig:
     learning_rate: float = 1.5e-3
     warm_up: float = 0.1  # share of the steps
     weight_decay: float = 0.01  # up to 1.0 nothing changed
-    hide_share: float = 0.2  # of the rows lose each group, and each category, at random
+    hide_share: float = 0.1  # of the rows lose each group, and each category, at random
     network: ModelConfig = field(default_factory=ModelConfig)
 
     def __post_init__(self) -> None:
@@ -93,8 +93,9 @@ def fit(
 ) -> tuple[TrainedModel, list[EpochRecord]]:
     for name, frame in (("train", train), ("valid", valid)):
         _check_labels(frame, name)
+    where = pick_device(device)
     model = _untrained(train, spec, config)
-    model.network.to(pick_device(device))
+    model.network.to(where)
     history = _learn(model, _rows(train, model), _rows(valid, model), config)
     model.network.eval().cpu()
     return model, history

@@ -26,7 +26,8 @@ def test_before_anything_was_made_the_api_lives_and_says_what_to_run(tmp_path: P
 
 
 def test_a_trained_network_comes_through_copy_load_and_probe(tmp_path: Path) -> None:
-    from ontime.model import DelayNetwork, Encoder, FeatureSpec, ModelConfig, TrainedModel
+    from ontime.encoder import Encoder
+    from ontime.model import DelayNetwork, FeatureSpec, ModelConfig, TrainedModel
 
     spec = FeatureSpec(("wind_speed_mph", "slack_min"), ("carrier",))
     numbers = np.random.default_rng(0).random((50, 2), dtype=np.float32)
