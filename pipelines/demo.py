@@ -14,6 +14,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,45 +38,65 @@ from pipelines.train import train
 READY_WITHIN_S = 120.0
 
 
+class Supervised:
+    """The real API in a process of its own, started again whenever it dies."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings, self.restarts = settings, 0
+        self.log = settings.var / "log" / "api.log"
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        self._ending = threading.Event()
+        self.process = self._start()
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        address = urlsplit(self.settings.api_url)
+        command = [
+            sys.executable, "-m", "uvicorn", "--factory", "serving.app:create_app",
+            "--host", str(address.hostname), "--port", str(address.port), "--no-access-log",
+        ]  # fmt: skip
+        with self.log.open("ab") as out:
+            return subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out)
+
+    def _watch(self) -> None:
+        while self.process.wait() is not None and not self._ending.is_set():
+            self.process = self._start()
+            self.restarts += 1
+
+    def wait_until_ready(self) -> None:
+        """Wait for the first readiness; from then on the process is kept alive.
+
+        Raises:
+            RuntimeError: if it does not become ready; its log is named.
+        """
+        deadline = monotonic() + READY_WITHIN_S
+        while monotonic() < deadline and self.process.poll() is None:
+            try:
+                if httpx.get(f"{self.settings.api_url}/ready", timeout=10).is_success:
+                    self._watcher.start()
+                    return
+            except httpx.TransportError:
+                sleep(0.2)
+        raise RuntimeError(
+            f"the API must become ready within {READY_WITHIN_S:.0f} s and did not; see {self.log} "
+            f"(is another process on {self.settings.api_url}?)"
+        )
+
+    def end(self) -> None:
+        self._ending.set()
+        self.process.terminate()
+        self.process.wait(timeout=30)
+
+
 @contextmanager
-def served_api(settings: Settings) -> Iterator[None]:
-    """The real API in a process of its own, ready to answer; ended at the end.
-
-    Raises:
-        RuntimeError: if it does not become ready; its log is named.
-    """
-    address = urlsplit(settings.api_url)
-    log = settings.var / "log" / "api.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    command = [
-        sys.executable, "-m", "uvicorn", "--factory", "serving.app:create_app",
-        "--host", str(address.hostname), "--port", str(address.port), "--no-access-log",
-    ]  # fmt: skip
-    with log.open("ab") as out:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out)
-        try:
-            wait_until_ready(settings, process)
-            yield
-        finally:
-            process.terminate()
-            process.wait(timeout=30)
-
-
-def wait_until_ready(settings: Settings, process: "subprocess.Popen[bytes]") -> None:
-    deadline = monotonic() + READY_WITHIN_S
-    while monotonic() < deadline:
-        if process.poll() is not None:
-            break
-        try:
-            if httpx.get(f"{settings.api_url}/ready", timeout=10).is_success:
-                return
-        except httpx.TransportError:
-            pass
-        sleep(0.2)
-    raise RuntimeError(
-        f"the API must become ready within {READY_WITHIN_S:.0f} s and did not; "
-        f"see {settings.var / 'log' / 'api.log'} (is another process on {settings.api_url}?)"
-    )
+def served_api(settings: Settings) -> Iterator[Supervised]:
+    """The real API, ready to answer; ended at the end."""
+    api = Supervised(settings)
+    try:
+        api.wait_until_ready()
+        yield api
+    finally:
+        api.end()
 
 
 def start_afresh(settings: Settings) -> None:

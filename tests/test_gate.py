@@ -55,7 +55,7 @@ def test_the_champion_itself_is_refused_as_its_own_challenger(
 ) -> None:
     verdict = judge_against_champion(flights, good, good, latency_ratio=1.0)
     assert not verdict.promote
-    assert "confidence 0.50" in verdict.reasons[0]
+    assert "confidence 0.500" in verdict.reasons[0]
 
 
 def test_a_challenger_judged_on_too_few_flights_is_refused(

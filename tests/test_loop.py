@@ -34,7 +34,7 @@ from pipelines import demo as demo_flow
 from pipelines import monitor as monitor_flow
 from pipelines.materialize import materialize
 from pipelines.promote import promote
-from pipelines.replay import Progress, replay
+from pipelines.replay import Client, Progress, replay
 from pipelines.retrain import retrain
 from pipelines.rollback import rollback
 from pipelines.train import train
@@ -53,6 +53,7 @@ class System:
     settings: Settings
     log: PredictionLog
     decisions: DecisionLog
+    api: demo_flow.Supervised
 
     def get(self, path: str) -> dict[str, object]:
         answer: dict[str, object] = (
@@ -87,8 +88,8 @@ def system(world: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         patch.setattr("pipelines.promote.BASELINES_TO_BEAT", ())
         assert promote(START)["promote"]
         log = PredictionLog(settings.log_url)
-        with demo_flow.served_api(settings):
-            yield System(settings, log, DecisionLog(log))
+        with demo_flow.served_api(settings) as api:
+            yield System(settings, log, DecisionLog(log), api)
 
 
 def test_a_replay_killed_in_the_middle_of_a_tick_goes_on_and_nothing_is_lost_or_doubled(
@@ -118,9 +119,20 @@ def test_a_replay_killed_in_the_middle_of_a_tick_goes_on_and_nothing_is_lost_or_
     assert sorted(served.flight_id) == sorted(expected.flight_id)
 
 
-def test_ten_days_of_served_features_equal_the_historical_join_through_http(
+def test_ten_days_of_served_features_equal_the_historical_join_also_with_the_api_killed(
     system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    report = Client.report
+    killed_at = iter((250, 300, 350))  # requests answered so far
+
+    def report_then_kill(client: Client, flights: pd.DataFrame) -> None:
+        report(client, flights)
+        if client.progress.requests >= next_kill[0]:
+            next_kill[0] = next(killed_at, 10**9)
+            system.api.process.kill()
+
+    next_kill = [next(killed_at)]
+    monkeypatch.setattr(Client, "report", report_then_kill)
     # Ten days are shorter than the two weeks that a decision wants: here one week is enough.
     monkeypatch.setattr("monitoring.decision.MIN_DAYS", 5)
     progress = Progress.load(system.settings.var / "replay" / "progress.json")
@@ -131,6 +143,7 @@ def test_ten_days_of_served_features_equal_the_historical_join_through_http(
     result = replay(START, END)
 
     assert result["failed"] == 0
+    assert system.api.restarts == 3
     served = system.served()
     offline = build_examples(open_feature_store(system.settings), system.asked())
     found = skew(served, offline, FEATURE_SPEC)
@@ -186,7 +199,7 @@ def test_a_challenger_that_is_no_better_is_refused_and_the_champion_stays(
     (decision, *_rest) = system.decisions.decisions()
     result = retrain(decision["decided_at"])  # the same data and seed: the champion once more
     assert not result["promoted"]
-    assert "confidence 0.50" in result["reasons"][0]
+    assert "confidence 0.500" in result["reasons"][0]
     assert system.get("/model")["model_version"] == decision["challenger"]
 
 

@@ -122,7 +122,7 @@ def _too_few(flights: pd.DataFrame) -> list[str]:
 
 
 def _doubt(comparison: evaluation.Comparison) -> str:
-    confidence = f"with confidence {comparison.confidence:.2f}, below {CONFIDENCE:.2f}"
+    confidence = f"with confidence {comparison.confidence:.3f}, below {CONFIDENCE}"
     return f"{confidence}: {_interval(comparison)}"
 
 
