@@ -16,7 +16,12 @@ import pandas as pd
 import pytest
 
 from ontime.features import FEATURE_SPEC, STEPS, VIEWS, View, build_features, sql
-from ontime.features.request import REQUEST_COLUMNS, add_request_features, departure_hour
+from ontime.features.request import (
+    REQUEST_COLUMNS,
+    SLACK_COLUMNS,
+    add_request_features,
+    departure_hour,
+)
 from ontime.tables import check_table
 
 if TYPE_CHECKING:
@@ -461,7 +466,7 @@ def test_the_model_reads_every_column_once_and_no_hidden_one() -> None:
     assert len(set(grouped)) == len(grouped)
     hidden = {name for view in VIEWS for name in view.hidden}
     declared = {name for view in VIEWS for name in view.columns}
-    assert set(grouped) == declared - hidden | set(REQUEST_COLUMNS)
+    assert set(grouped) == declared - hidden | {*REQUEST_COLUMNS, *SLACK_COLUMNS}
 
 
 # The request itself.
@@ -481,25 +486,26 @@ def requested(departure: str, arrival: str, earliest_return: str | None) -> pd.D
 def test_request_features_of_a_known_flight() -> None:
     frame = requested("2013-07-05 16:45Z", "2013-07-05 19:00Z", "2013-07-05 15:30Z")
     as_of = pd.Series([pd.Timestamp("2013-07-05 14:00Z")])
-    (row,) = add_request_features(frame, as_of)[list(REQUEST_COLUMNS)].itertuples(index=False)
-    assert row == (12.75, 4, 135, 165, 75)  # 12:45 in New York, a Friday
+    row = add_request_features(frame, as_of).iloc[0]
+    assert row[list(REQUEST_COLUMNS)].tolist() == [12.75, 4, 135, 165]  # 12:45, a Friday
+    assert row[list(SLACK_COLUMNS)].tolist() == [75, 75]
 
 
 @pytest.mark.parametrize(
-    ("earliest_return", "slack"),
+    ("earliest_return", "slack", "tight"),
     [
-        ("2013-07-05 17:45Z", -60),  # the aircraft cannot be back in time
-        ("2013-07-06 16:45Z", -720),  # clipped: half a day is as hopeless as a whole one
-        ("2013-07-01 00:00Z", 1440),
-        (None, np.nan),
+        ("2013-07-05 17:45Z", -60, -60),  # the aircraft cannot be back in time
+        ("2013-07-06 16:45Z", -720, -90),  # clipped: half a day is as hopeless as a whole one
+        ("2013-07-01 00:00Z", 1440, 150),
+        (None, np.nan, np.nan),
     ],
 )
 def test_slack_is_the_time_between_the_earliest_return_and_departure(
-    earliest_return: str | None, slack: float
+    earliest_return: str | None, slack: float, tight: float
 ) -> None:
     frame = requested("2013-07-05 16:45Z", "2013-07-05 19:00Z", earliest_return)
-    found = add_request_features(frame, frame.scheduled_departure).aircraft_slack_min
-    np.testing.assert_array_equal(found, np.array([slack], dtype="float32"))
+    found = add_request_features(frame, frame.scheduled_departure)[list(SLACK_COLUMNS)]
+    np.testing.assert_array_equal(found, np.array([[slack, tight]], dtype="float32"))
 
 
 def test_the_departure_hour_is_new_yorks_in_winter_and_in_summer() -> None:
@@ -512,4 +518,4 @@ def test_the_departure_hour_is_new_yorks_in_winter_and_in_summer() -> None:
 def test_request_features_are_32_bits_wide_in_both_paths() -> None:
     frame = requested("2013-07-05 16:45Z", "2013-07-05 19:00Z", None)
     added = add_request_features(frame, frame.scheduled_departure - timedelta(hours=2))
-    assert {str(added[name].dtype) for name in REQUEST_COLUMNS} == {"float32"}
+    assert {str(added[name].dtype) for name in REQUEST_COLUMNS + SLACK_COLUMNS} == {"float32"}

@@ -13,7 +13,12 @@ import pandas as pd
 from feast import FeatureService, FeatureStore, RepoConfig
 
 from ontime.features import FEATURE_SPEC, JOIN_KEYS, VIEWS
-from ontime.features.request import REQUEST_COLUMNS, add_request_features, departure_hour
+from ontime.features.request import (
+    REQUEST_COLUMNS,
+    SLACK_COLUMNS,
+    add_request_features,
+    departure_hour,
+)
 from ontime.offline_store import STORE_TYPE
 from ontime.settings import Settings
 
@@ -151,7 +156,7 @@ def _as_frame(
     )
     given = {name: flights[name].array for name in flights.columns}
     stored = {name: column for name, column in columns.items() if name in FEATURE_SPEC.numeric}
-    asked = {name: request[name].array for name in REQUEST_COLUMNS}
+    asked = {name: request[name].array for name in REQUEST_COLUMNS + SLACK_COLUMNS}
     floats = {name: values.astype(np.float32) for name, values in (stored | asked).items()}
     return pd.DataFrame(given | floats)
 

@@ -16,7 +16,7 @@ from time import perf_counter
 import duckdb
 import pandas as pd
 
-from ontime.features.request import REQUEST_COLUMNS
+from ontime.features.request import REQUEST_COLUMNS, SLACK_COLUMNS
 from ontime.model import FeatureSpec
 from ontime.tables import Column, Table, write_table
 
@@ -205,6 +205,7 @@ JOIN_KEYS = tuple(KEY_TYPES)
 _GROUPS = {
     view.name: tuple(name for name in view.columns if name not in view.hidden) for view in VIEWS
 } | {"request": REQUEST_COLUMNS}
+_GROUPS["aircraft_leg"] += SLACK_COLUMNS
 
 FEATURE_SPEC = FeatureSpec(
     numeric=tuple(name for names in _GROUPS.values() for name in names),

@@ -13,8 +13,9 @@ REQUEST_COLUMNS = (
     "departure_weekday",
     "block_min",
     "lead_min",
-    "aircraft_slack_min",
 )
+# Known only with the aircraft's last leg: these are missing where that view is.
+SLACK_COLUMNS = ("aircraft_slack_min", "aircraft_tight_slack_min")
 
 
 def departure_hour(scheduled_departure: pd.Series) -> pd.Series:
@@ -23,7 +24,7 @@ def departure_hour(scheduled_departure: pd.Series) -> pd.Series:
 
 
 def add_request_features(frame: pd.DataFrame, as_of: pd.Series) -> pd.DataFrame:
-    """The frame with ``REQUEST_COLUMNS`` (float32; NaN where the aircraft is unknown).
+    """The frame with ``REQUEST_COLUMNS`` and ``SLACK_COLUMNS`` (float32; NaN: aircraft unknown).
 
     Args:
         frame: scheduled_departure, scheduled_arrival (UTC), aircraft_earliest_return_epoch_min.
@@ -39,6 +40,8 @@ def add_request_features(frame: pd.DataFrame, as_of: pd.Series) -> pd.DataFrame:
         "lead_min": _minutes(frame.scheduled_departure - as_of),
         # Beyond a day the aircraft has long been back: only "enough" matters there.
         "aircraft_slack_min": slack.clip(-720, 1440),
+        # The same within the span where a minute matters, at a scale where it shows.
+        "aircraft_tight_slack_min": slack.clip(-90, 150),
     }
     return frame.assign(**{name: value.astype(np.float32) for name, value in features.items()})
 
