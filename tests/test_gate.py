@@ -58,13 +58,18 @@ def test_the_champion_itself_is_refused_as_its_own_challenger(
     assert "confidence 0.500" in verdict.reasons[0]
 
 
+@pytest.mark.parametrize("n", [0, MIN_FLIGHTS - 1])
 def test_a_challenger_judged_on_too_few_flights_is_refused(
-    flights: pd.DataFrame, good: np.ndarray, worse: np.ndarray
+    flights: pd.DataFrame, good: np.ndarray, worse: np.ndarray, n: int
 ) -> None:
-    few = slice(0, MIN_FLIGHTS - 1)
-    verdict = judge_against_champion(flights[few], good[few], worse[few], latency_ratio=1.0)
-    assert not verdict.promote
-    assert "fewer than" in verdict.reasons[0]
+    few = slice(0, n)
+    for verdict in (
+        judge_against_champion(flights[few], good[few], worse[few], latency_ratio=1.0),
+        judge_first(flights[few], good[few], {"worse": worse[few]}),
+    ):
+        assert not verdict.promote
+        (reason,) = verdict.reasons
+        assert reason == f"judged on {n:,} flights, fewer than {MIN_FLIGHTS:,}"
 
 
 def test_a_challenger_that_wins_but_is_worse_calibrated_is_refused(

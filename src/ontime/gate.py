@@ -42,7 +42,8 @@ def judge_first(
         challenger: [n] probabilities. baselines: name -> [n] probabilities.
     """
     evidence: dict[str, Any] = {"flights": len(flights)}
-    failures = _too_few(flights)
+    if failures := _too_few(flights):
+        return Verdict(False, tuple(failures), evidence)
     for name, probabilities in baselines.items():
         comparison = compare(flights, challenger, probabilities)
         evidence[f"log_loss_against_{name}"] = asdict(comparison)
@@ -64,7 +65,8 @@ def judge_against_champion(
         flights: [n] with is_late, scheduled_departure, carrier, origin.
         latency_ratio: the challenger's time to answer over the champion's.
     """
-    failures = _too_few(flights)
+    if failures := _too_few(flights):
+        return Verdict(False, tuple(failures), {"flights": len(flights)})
     whole = compare(flights, challenger, champion)
     if whole.confidence < CONFIDENCE:
         failures.append(f"better {_doubt(whole)}")
