@@ -5,6 +5,7 @@ PYTHON ?= python3.13 python3.12 python3.11 python3# the first that is 3.11 or ne
 AS_OF ?= 2013-05-01# what was known at this moment, UTC
 START ?= 2013-05-01# replay from here
 END ?= 2013-08-01# up to here
+DAYS ?= 28
 PORT ?= 9000# above 8000 to 8999, where Prefect starts its temporary server
 
 PY := .venv/bin/python
@@ -37,7 +38,7 @@ export PIP_NO_INPUT := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help setup ingest features train promote serve replay monitor retrain rollback demo \
-	readme test lint typecheck clean
+	yardstick readme test lint typecheck clean
 .DEFAULT_GOAL := help
 
 help:
@@ -60,9 +61,6 @@ promote: $(STAMP) ## the gate: the challenger becomes champion if it has earned 
 serve: $(STAMP) ## the API with the champion, on PORT
 	$(PY) -m uvicorn --factory serving.app:create_app --port $(PORT)
 
-replay: $(STAMP) ## the real traffic from START to END, with outcomes, monitoring and retraining
-	$(PY) -m pipelines.replay --start $(START) --end $(END)
-
 monitor: $(STAMP) ## drift and performance of what was served, and the decision, at AS_OF
 	$(PY) -m pipelines.monitor --as-of $(AS_OF)
 
@@ -74,6 +72,12 @@ rollback: $(STAMP) ## back to the previous champion
 
 demo: $(STAMP) ## the whole story: ingest, train, serve, replay, and what it was worth
 	$(PY) -m pipelines.demo
+
+replay: $(STAMP) ## the same from START to END, any part of the year
+	$(PY) -m pipelines.demo --start $(START) --end $(END)
+
+yardstick: $(STAMP) ## the last demo against a new model every DAYS days, no gate
+	$(PY) -m pipelines.yardstick --days $(DAYS)
 
 readme: $(STAMP) ## the last demo's figures into README.md
 	$(PY) -m pipelines.readme

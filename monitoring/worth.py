@@ -1,4 +1,4 @@
-"""What the loop was worth: served answers against the model frozen at the start, same flights.
+"""What the loop was worth, week by week: served answers against the model frozen at the start.
 
 The frozen model scores the features that were logged when the flight was asked about, so the
 comparison is paired: the same flights, the same inputs, two models.
@@ -10,21 +10,9 @@ import numpy as np
 import pandas as pd
 
 from monitoring.report import Week
-from ontime.evaluation import Comparison, log_losses, paired_bootstrap
+from ontime.evaluation import log_losses
 
 WEEK = timedelta(days=7)
-
-
-def compare_with_frozen(served: pd.DataFrame, frozen: np.ndarray) -> Comparison:
-    """Log-loss of the served answers minus the frozen model's, resampling whole days.
-
-    Args:
-        served: [n] with is_late (known), probability_late and scheduled_departure.
-        frozen: [n] probabilities of the frozen model.
-    """
-    days = served.scheduled_departure.dt.floor("D")
-    labels = served.is_late.to_numpy(dtype=bool)
-    return paired_bootstrap(labels, served.probability_late.to_numpy(), frozen, clusters=days)
 
 
 def weekly(served: pd.DataFrame, frozen: np.ndarray, start: pd.Timestamp) -> list[Week]:

@@ -2,6 +2,7 @@
 
     python -m pipelines.demo [--start 2013-05-01] [--end 2013-08-01]
 
+`make demo` runs it over three months, `make replay` over any part of the year.
 Stopped half-way, the same command goes on where it was. Everything it measured is in
 ``var/reports/demo.json``, the only source of the README's numbers.
 """
@@ -10,20 +11,20 @@ import argparse
 import json
 import os
 import platform
-import resource
 import shutil
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from time import monotonic, perf_counter, sleep
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+import psutil
 from prefect import flow
 
 from ontime.clock import parse_moment
@@ -112,7 +113,7 @@ def start_afresh(settings: Settings) -> None:
     if not settings.log_url.startswith(f"sqlite:///{settings.var}"):
         raise ValueError(
             f"a demo starts with an empty prediction log, and ONTIME_LOG_URL names one outside "
-            f"{settings.var}: unset it, or use `make replay` against the running system"
+            f"{settings.var}: unset it, or run pipelines.replay against the running system"
         )
     for name in ("log", "replay", "champion", "reports"):
         shutil.rmtree(settings.var / name, ignore_errors=True)
@@ -145,10 +146,30 @@ def prepare(settings: Settings, start: datetime) -> dict[str, Any]:
     return {"seconds": seconds, "counts": counts, "first_version": first, "began_at": began_at}
 
 
+class Memory(threading.Thread):
+    """The peak of what this process and its children (the API, Prefect) hold together, in GB."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.peak_gb = 0.0
+
+    def run(self) -> None:
+        me = psutil.Process()
+        while True:
+            held = 0
+            for process in (me, *me.children(recursive=True)):
+                with suppress(psutil.NoSuchProcess):
+                    held += process.memory_info().rss
+            self.peak_gb = max(self.peak_gb, held / 1e9)
+            sleep(1)
+
+
 @flow(name="demo")
 def demo(start: datetime, end: datetime) -> dict[str, Any]:
     """Prepare unless an earlier run did, then serve and replay, and tell what happened."""
     settings = Settings()
+    memory = Memory()
+    memory.start()
     began = perf_counter()
     notes = settings.var / "replay" / "prepared.json"
     progress = Progress.load(settings.var / "replay" / "progress.json")
@@ -164,22 +185,12 @@ def demo(start: datetime, end: datetime) -> dict[str, Any]:
         replayed = replay(start, end)
     report = measure(settings, prepared, replayed, start)
     report["seconds"]["total"] = round(perf_counter() - began, 2)
-    report["peak_rss_gb"] = peak_rss_gb()
+    report["peak_rss_gb"] = round(memory.peak_gb, 2)
     report["machine"] = f"{os.cpu_count()} cores, Python {platform.python_version()}"
     settings.reports_dir.mkdir(parents=True, exist_ok=True)
     (settings.reports_dir / "demo.json").write_text(json.dumps(report, indent=1))
     tell(report, settings.reports_dir)
     return report
-
-
-def peak_rss_gb() -> float:
-    """Peak of this process plus the largest of its children's (the API's), in GB (10^9 bytes)."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    peaks = (
-        resource.getrusage(who).ru_maxrss
-        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
-    return round(sum(peaks) * unit / 1e9, 2)
 
 
 def main() -> None:

@@ -73,11 +73,10 @@ def look_for_drift(
 def decide_and_record(signals: "Signals") -> "Decision":
     """Keep or retrain, written to the decision log and as a report."""
     from monitoring.decision import History, decide
-    from ontime.decision_log import DecisionLog
-    from ontime.prediction_log import PredictionLog
+    from ontime.decision_log import open_decision_log
 
     settings = Settings()
-    log = DecisionLog(PredictionLog(settings.log_url))
+    log = open_decision_log(settings)
     made = log.decisions()
     retrains = [row["decided_at"] for row in made if row["action"] == "retrain"]
     history = History(frozenset(row["decision_id"] for row in made), max(retrains, default=None))
@@ -85,13 +84,6 @@ def decide_and_record(signals: "Signals") -> "Decision":
     log.record(asdict(decision) | {"decided_at": signals.now})
     write_report(settings, signals, decision)
     return decision
-
-
-def unfinished() -> list[str]:
-    from ontime.decision_log import DecisionLog
-    from ontime.prediction_log import PredictionLog
-
-    return DecisionLog(PredictionLog(Settings().log_url)).unfinished()
 
 
 def write_report(settings: Settings, signals: "Signals", decision: "Decision") -> None:
@@ -114,7 +106,9 @@ def monitor(now: datetime) -> dict[str, Any]:
 
     A retrain that was decided and never finished (the process died) is carried out first.
     """
-    for decision_id in unfinished():
+    from ontime.decision_log import open_decision_log
+
+    for decision_id in open_decision_log(Settings()).unfinished():
         start_retrain(now, decision_id)
     signals = look(now)
     decision = decide_and_record(signals)

@@ -19,7 +19,6 @@ from ontime.settings import Settings
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ontime.decision_log import DecisionLog
     from ontime.gate import Verdict
     from ontime.model import TrainedModel
 
@@ -85,6 +84,7 @@ def carry_out(
 ) -> None:
     """Move the alias if the verdict says so, and write the verdict on the version."""
     from ontime import registry
+    from ontime.decision_log import open_decision_log
     from ontime.succession import change_champion
 
     settings = Settings()
@@ -92,7 +92,7 @@ def carry_out(
         reasons = list(verdict.reasons)
         change_champion(
             settings,
-            decision_log(settings),
+            open_decision_log(settings),
             "promotion",
             challenger,
             champion,
@@ -108,13 +108,6 @@ def carry_out(
     registry.tag_version(settings, challenger, tags)
 
 
-def decision_log(settings: Settings) -> "DecisionLog":
-    from ontime.decision_log import DecisionLog
-    from ontime.prediction_log import PredictionLog
-
-    return DecisionLog(PredictionLog(settings.log_url))
-
-
 @flow(name="promote")
 def promote(as_of: datetime) -> dict[str, Any]:
     """Judge the challenger at ``as_of`` and promote it if it earned it; the verdict as a dict.
@@ -124,10 +117,11 @@ def promote(as_of: datetime) -> dict[str, Any]:
         ChampionChanged: if another promotion or rollback came between.
     """
     from ontime import registry
+    from ontime.decision_log import open_decision_log
     from ontime.succession import settled_champion
 
     settings = Settings()
-    champion, changes = settled_champion(settings, decision_log(settings))
+    champion, changes = settled_champion(settings, open_decision_log(settings))
     challenger = registry.resolve(settings, registry.CHALLENGER)
     if challenger is None or challenger == champion:
         raise LookupError(

@@ -29,21 +29,16 @@ def reload_api() -> dict[str, Any]:
 @flow(name="retrain")
 def retrain(as_of: datetime, decision_id: str | None = None) -> dict[str, Any]:
     """Train, judge, and swap if the gate says so; what came of it is written on the decision."""
+    from ontime.decision_log import open_decision_log
+
     version = train(as_of, baselines=("logistic", "base_rate"))
     verdict = promote(as_of)
     if decision_id is not None:
-        conclude(decision_id, version, verdict)
+        log = open_decision_log(Settings())
+        log.conclude(decision_id, version, verdict["promote"], list(verdict["reasons"]))
     if verdict["promote"]:
         reload_api()
     return {"version": version, "promoted": verdict["promote"], "reasons": verdict["reasons"]}
-
-
-def conclude(decision_id: str, version: str, verdict: dict[str, Any]) -> None:
-    from ontime.decision_log import DecisionLog
-    from ontime.prediction_log import PredictionLog
-
-    log = DecisionLog(PredictionLog(Settings().log_url))
-    log.conclude(decision_id, version, verdict["promote"], list(verdict["reasons"]))
 
 
 def main() -> None:

@@ -18,12 +18,11 @@ def rollback(reason: str = "asked for by a person") -> str:
     Raises:
         LookupError: if there was no champion before this one.
     """
-    from ontime.decision_log import DecisionLog
-    from ontime.prediction_log import PredictionLog
+    from ontime.decision_log import open_decision_log
     from ontime.succession import change_champion, previous_champion, settled_champion
 
     settings = Settings()
-    log = DecisionLog(PredictionLog(settings.log_url))
+    log = open_decision_log(settings)
     champion, changes = settled_champion(settings, log)
     previous = previous_champion(log.changes())
     if previous is None:

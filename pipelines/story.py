@@ -22,10 +22,10 @@ def measure(
     import pandas as pd
 
     from monitoring.report import Replay, Worth, write_report
-    from monitoring.worth import compare_with_frozen, weekly
+    from monitoring.worth import weekly
     from ontime import registry
     from ontime.decision_log import DecisionLog
-    from ontime.evaluation import scores
+    from ontime.evaluation import compare, scores
     from ontime.prediction_log import PredictionLog
 
     log = PredictionLog(settings.log_url)
@@ -33,7 +33,7 @@ def measure(
     served = log.served(start, pd.Timestamp(end) + pd.Timedelta(hours=1), known_by=end)
     frozen = registry.load(settings, prepared["first_version"]).predict(served)
     known = served.is_late.notna().to_numpy()
-    worth = compare_with_frozen(served[known], frozen[known])
+    worth = compare(served[known], served[known].probability_late.to_numpy(), frozen[known])
     labels = served[known].is_late.to_numpy(dtype=bool)
     serving_scores = scores(labels, served[known].probability_late.to_numpy())
     frozen_scores = scores(labels, frozen[known])
@@ -131,12 +131,14 @@ def story_events(log: "DecisionLog") -> "list[Event]":
     """What happened when, for the marks in the picture."""
     events: list[Event] = []
     for row in log.decisions():
+        at, reason = row["decided_at"].isoformat(), "; ".join(row["reasons"])
+        # Also what a guard held back was noticed.
+        said = [reason.removeprefix("held back: ") for reason in row["reasons"]]
+        if noticed := [each for each in said if each.startswith(("calibration:", "log-loss:"))]:
+            what = "; ".join(noticed)
+            events.append({"at": at, "kind": "drift", "label": "", "reason": what})
         if row["action"] != "retrain":
             continue
-        at, reason = row["decided_at"].isoformat(), "; ".join(row["reasons"])
-        noticed = any(not reason.startswith("scheduled") for reason in row["reasons"])
-        if noticed:
-            events.append({"at": at, "kind": "drift", "label": "", "reason": reason})
         label = f"v{row['challenger']}" if row["challenger"] else ""
         events.append({"at": at, "kind": "retrain", "label": label, "reason": reason})
         if row["result"]:

@@ -144,8 +144,7 @@ def compare_models(
 
     import pandas as pd
 
-    from ontime.evaluation import scores
-    from ontime.gate import compare
+    from ontime.evaluation import compare, scores
 
     labels = flights.is_late.to_numpy(dtype=bool)
     models = pd.DataFrame(

@@ -14,6 +14,7 @@ from sqlalchemy.exc import IntegrityError
 
 from ontime.log_tables import METADATA, UtcDateTime
 from ontime.prediction_log import PredictionLog
+from ontime.settings import Settings
 
 DECISIONS = Table(
     "decisions",
@@ -56,6 +57,10 @@ class ChampionChange:
     replaced: str | None
     as_of: datetime
     reasons: list[str]
+
+
+def open_decision_log(settings: Settings) -> "DecisionLog":
+    return DecisionLog(PredictionLog(settings.log_url))
 
 
 class DecisionLog:

@@ -135,6 +135,13 @@ def paired_bootstrap(
     return Comparison(float(gains.mean()), float(low), float(high), confidence)
 
 
+def compare(flights: pd.DataFrame, a: np.ndarray, b: np.ndarray) -> Comparison:
+    """Log-loss of a minus b on flights [n] with is_late and scheduled_departure, local days drawn
+    whole: flights of one day are not independent."""
+    days = flights.scheduled_departure.dt.tz_convert(HOME_ZONE).dt.date
+    return paired_bootstrap(flights.is_late.to_numpy(dtype=bool), a, b, clusters=days)
+
+
 def _by_cluster(
     values: np.ndarray, clusters: np.ndarray | pd.Series | None
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -45,7 +45,7 @@ def judge_first(
     if failures := _too_few(flights):
         return Verdict(False, tuple(failures), evidence)
     for name, probabilities in baselines.items():
-        comparison = compare(flights, challenger, probabilities)
+        comparison = evaluation.compare(flights, challenger, probabilities)
         evidence[f"log_loss_against_{name}"] = asdict(comparison)
         if comparison.confidence < CONFIDENCE:
             failures.append(f"better than {name} {_doubt(comparison)}")
@@ -67,7 +67,7 @@ def judge_against_champion(
     """
     if failures := _too_few(flights):
         return Verdict(False, tuple(failures), {"flights": len(flights)})
-    whole = compare(flights, challenger, champion)
+    whole = evaluation.compare(flights, challenger, champion)
     if whole.confidence < CONFIDENCE:
         failures.append(f"better {_doubt(whole)}")
     labels = flights.is_late.to_numpy(dtype=bool)
@@ -94,12 +94,6 @@ def judge_against_champion(
     return Verdict(not failures, tuple(failures or [won]), evidence)
 
 
-def compare(flights: pd.DataFrame, a: np.ndarray, b: np.ndarray) -> evaluation.Comparison:
-    """Log-loss of a minus b, resampling whole days: flights of one day are not independent."""
-    days = flights.scheduled_departure.dt.floor("D")
-    return evaluation.paired_bootstrap(flights.is_late.to_numpy(dtype=bool), a, b, clusters=days)
-
-
 def worse_slices(
     flights: pd.DataFrame, challenger: np.ndarray, champion: np.ndarray
 ) -> dict[str, evaluation.Comparison]:
@@ -111,7 +105,7 @@ def worse_slices(
             where = values == value
             if where.sum() < SLICE_MIN_FLIGHTS:
                 continue
-            comparison = compare(flights[where], challenger[where], champion[where])
+            comparison = evaluation.compare(flights[where], challenger[where], champion[where])
             if comparison.difference > SLICE_TOLERANCE and comparison.low > 0:
                 worse[f"{kind} {value}"] = comparison
     return worse
