@@ -11,10 +11,15 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from itertools import groupby
+from time import perf_counter
+from typing import TYPE_CHECKING
 
 import httpx
 import numpy as np
@@ -36,10 +41,15 @@ from pipelines import demo as demo_flow
 from pipelines import monitor as monitor_flow
 from pipelines.materialize import materialize
 from pipelines.promote import promote
-from pipelines.replay import Client, Progress, replay
+from pipelines.replay import Client, Progress, as_request, replay, rows_of
 from pipelines.retrain import retrain
 from pipelines.rollback import rollback
+from pipelines.story import measure
 from pipelines.train import train
+from pipelines.yardstick import yardstick
+
+if TYPE_CHECKING:
+    from tests.conftest import Source
 
 # The first champion has seen a month once, so that there is something to improve on.
 TRAINED = datetime(2013, 2, 4, tzinfo=UTC)
@@ -103,6 +113,7 @@ def test_a_replay_killed_in_the_middle_of_a_tick_goes_on_and_nothing_is_lost_or_
     process = subprocess.Popen(
         [sys.executable, "-m", "pipelines.replay", *arguments],
         cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        start_new_session=True,
     )  # fmt: skip
     assert process.stdout is not None
     for line in process.stdout:
@@ -111,6 +122,8 @@ def test_a_replay_killed_in_the_middle_of_a_tick_goes_on_and_nothing_is_lost_or_
             break
     process.stdout.close()
     process.wait()
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # Prefect's temporary server outlives its client
     progress = Progress.load(system.settings.var / "replay" / "progress.json")
     assert progress is not None
     assert not progress.finished
@@ -207,11 +220,82 @@ def test_a_challenger_that_is_no_better_is_refused_and_the_champion_stays(
     assert system.get("/model")["model_version"] == decision["challenger"]
 
 
-def test_a_rollback_serves_the_champion_before_and_is_in_the_history(system: System) -> None:
+def test_the_story_of_the_ten_days_is_told_from_the_log(system: System, source: "Source") -> None:
+    folder = system.settings.var / "replay"
+    progress = json.loads((folder / "progress.json").read_text())
+    counts = {f"{name} rows": len(table) for name, table in source.tables.items()} | source.counts
+    prepared = {"seconds": {}, "counts": counts, "first_version": "1", "began_at": 0.0}
+    (folder / "prepared.json").write_text(json.dumps(prepared))
+
+    report = measure(system.settings, prepared, progress, START)
+
+    told = report["replay"]
+    assert told["predictions"] == len(system.asked())
+    assert (told["lost"], told["doubled"], told["promotions"], told["refusals"]) == (0, 0, 1, 0)
+    assert report["parity"]["mismatched"] == 0
+    # The last days were answered by a better model than the frozen one.
+    assert told["difference"] < 0
+    assert {event["kind"] for event in report["events"]} >= {"drift", "retrain", "promoted"}
+    for picture in ("replay.png", "replay.html"):
+        assert (system.settings.reports_dir / picture).stat().st_size > 10_000
+
+    one_fit = yardstick(days=28)
+    assert one_fit["models"] == 1
+    assert one_fit["log_loss"]["served"] == pytest.approx(told["serving_log_loss"])
+    assert one_fit["log_loss"]["frozen"] == pytest.approx(told["frozen_log_loss"])
+
+
+class Traffic(threading.Thread):
+    """A client that asks without a pause, each question once, until it is told to stop."""
+
+    def __init__(self, system: System, number: int) -> None:
+        super().__init__()
+        self.system, self.number, self.ending = system, number, threading.Event()
+        self.answers: list[tuple[str, int, str]] = []  # key, status, version
+        self.seconds: list[float] = []
+        (flight,) = rows_of(system.asked().tail(1))
+        self.body = {"as_of": END.isoformat(), "flights": [as_request(flight)]}
+
+    def run(self) -> None:
+        with httpx.Client(base_url=self.system.settings.api_url, timeout=30) as http:
+            while not self.ending.is_set():
+                key, began = f"traffic-{self.number}-{len(self.answers)}", perf_counter()
+                answer = http.post("/predict", json=self.body, headers={"Idempotency-Key": key})
+                self.seconds.append(perf_counter() - began)
+                version = answer.json().get("model_version", "")
+                self.answers.append((key, answer.status_code, version))
+
+    def end_after(self, n: int) -> None:
+        """Stop once n more questions were answered."""
+        enough = len(self.answers) + n
+        while len(self.answers) < enough and self.is_alive():
+            self.join(0.01)
+        self.ending.set()
+        self.join()
+
+
+def test_a_rollback_under_load_fails_no_request_and_answers_and_log_agree(system: System) -> None:
     (*_, last) = system.decisions.changes()
+    clients = [Traffic(system, number) for number in range(2)]
+    for client in clients:
+        client.start()
+    began = perf_counter()
     assert rollback("tried in a test") == last.replaced
+    took = perf_counter() - began
+    for client in clients:
+        client.end_after(20)
+
     assert system.get("/model")["model_version"] == last.replaced
     assert system.decisions.changes()[-1].kind == "rollback"
+    for client in clients:
+        assert {status for _, status, _ in client.answers} == {200}
+        versions = [version for *_, version in client.answers]
+        assert [version for version, _ in groupby(versions)] == [last.version, last.replaced]
+        for key, _, version in client.answers:
+            assert {row["model_version"] for row in system.log.answered(key)} == {version}
+    seconds = [second for client in clients for second in client.seconds]
+    print(f"rollback {took:.2f} s; {len(seconds)} answers, median {np.median(seconds):.3f} s, "
+          f"longest {max(seconds):.3f} s")  # fmt: skip
 
 
 def test_of_two_promotions_at_once_one_is_told_to_judge_again(system: System) -> None:
