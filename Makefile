@@ -27,6 +27,7 @@ export GIT_PYTHON_REFRESH := quiet
 # Prefect keeps its database in the project and not in the home folder. Its temporary server may
 # take long to start on a busy machine, and its log lines would drown ours.
 export PREFECT_HOME ?= $(CURDIR)/var/prefect
+$(shell mkdir -p "$(PREFECT_HOME)")# Prefect makes its home, but not the folder above it
 export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS ?= 120
 export PREFECT_LOGGING_LEVEL ?= WARNING
 # Set-up leaves compiling to the first import; were nothing kept, each start would do it again.
