@@ -60,7 +60,7 @@ promote: $(STAMP) ## the gate: the challenger becomes champion if it has earned 
 	$(PY) -m pipelines.promote --as-of $(AS_OF)
 
 serve: $(STAMP) ## the API with the champion, on PORT
-	$(PY) -m uvicorn --factory serving.app:create_app --port $(PORT)
+	$(PY) -m uvicorn --factory serving.app:create_app --port $(PORT) --no-access-log
 
 monitor: $(STAMP) ## drift and performance of what was served, and the decision, at AS_OF
 	$(PY) -m pipelines.monitor --as-of $(AS_OF)

@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -36,6 +37,7 @@ from pipelines.replay import Progress, replay
 from pipelines.story import measure, tell
 from pipelines.train import train
 
+APP = "serving.app:create_app"
 READY_WITHIN_S = 120.0
 
 
@@ -46,18 +48,41 @@ class Supervised:
         self.settings, self.restarts = settings, 0
         self.log = settings.var / "log" / "api.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
+        self.pid_file = self.log.with_name("api.pid")
+        self._end_leftover()
+        self._check_port()
         self._ending = threading.Event()
         self.process = self._start()
         self._watcher = threading.Thread(target=self._watch, daemon=True)
 
+    def _end_leftover(self) -> None:
+        """End the API of an earlier run that was killed itself and could not."""
+        with suppress(OSError, ValueError, psutil.NoSuchProcess):
+            process = psutil.Process(int(self.pid_file.read_text()))
+            if APP in process.cmdline():
+                process.terminate()
+                process.wait(timeout=30)
+
+    def _check_port(self) -> None:
+        address = urlsplit(self.settings.api_url)
+        try:
+            socket.create_server((str(address.hostname), address.port or 80)).close()
+        except OSError as error:
+            raise RuntimeError(
+                f"the demo's API needs {self.settings.api_url} for itself, and another process has "
+                f"it ({error}): end that one, or set ONTIME_API_URL to a free port"
+            ) from error
+
     def _start(self) -> "subprocess.Popen[bytes]":
         address = urlsplit(self.settings.api_url)
         command = [
-            sys.executable, "-m", "uvicorn", "--factory", "serving.app:create_app",
+            sys.executable, "-m", "uvicorn", "--factory", APP,
             "--host", str(address.hostname), "--port", str(address.port), "--no-access-log",
         ]  # fmt: skip
         with self.log.open("ab") as out:
-            return subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out)
+            process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out)
+        self.pid_file.write_text(str(process.pid))
+        return process
 
     def _watch(self) -> None:
         while self.process.wait() is not None and not self._ending.is_set():
@@ -79,8 +104,7 @@ class Supervised:
             except httpx.TransportError:
                 sleep(0.2)
         raise RuntimeError(
-            f"the API must become ready within {READY_WITHIN_S:.0f} s and did not; see {self.log} "
-            f"(is another process on {self.settings.api_url}?)"
+            f"the API must become ready within {READY_WITHIN_S:.0f} s and did not; see {self.log}"
         )
 
     def end(self) -> None:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from monitoring.report import Event
     from ontime.decision_log import DecisionLog
 
+SCORES = ("auc", "pr_auc", "log_loss", "brier", "ece")
+
 
 def measure(
     settings: Settings, prepared: dict[str, Any], progress: dict[str, Any], start: datetime
@@ -158,12 +160,12 @@ def tell(report: dict[str, Any], folder: Path) -> None:
     """The story in ten lines."""
     replay, serving, parity = report["replay"], report["serving"], report["parity"]
     seconds, models = report["seconds"], report["models"]
-    line = "  ".join(
-        f"{name} {scores['log_loss']:.4f}/{scores['auc']:.4f}" for name, scores in models.items()
-    )
     low, high = replay["interval"]
     print(f"\n{replay['start'][:10]} to {replay['end'][:10]}")
-    print(f"  models, log-loss/AUC on unseen weeks: {line}")
+    print("  on unseen weeks " + "".join(f"{key:>10}" for key in SCORES))
+    for name, scores in models.items():
+        cells = (f"{scores[key]:>10.4f}" for key in SCORES)
+        print(f"  {name:<16}{''.join(cells)}")
     print(
         f"  {replay['predictions']:,} predictions over HTTP, {replay['outcomes']:,} outcomes; "
         f"lost {replay['lost']}, doubled {replay['doubled']}"
@@ -174,7 +176,8 @@ def tell(report: dict[str, Any], folder: Path) -> None:
     )
     print(f"  features: {parity['checked']:,} checked offline, {parity['mismatched']} mismatched")
     for event in report["events"]:
-        print(f"  {event['at'][:10]} {event['kind']} {event['label']}: {event['reason']}")
+        what = f"{event['kind']} {event['label']}".strip()
+        print(f"  {event['at'][:10]} {what}: {event['reason']}")
     print(
         f"  log-loss {replay['serving_log_loss']:.4f} served, {replay['frozen_log_loss']:.4f} "
         f"frozen: {replay['difference']:+.4f} [{low:+.4f}, {high:+.4f}]"
@@ -184,3 +187,4 @@ def tell(report: dict[str, Any], folder: Path) -> None:
         f"  {seconds['total']:.0f} s, first prediction after {seconds['to_first_prediction']:.0f} s"
     )
     print(f"  figures {folder / 'demo.json'}, picture {folder / 'replay.html'}")
+    print(f"  drift   {max(folder.glob('drift-*.html'), default='none: no week was long enough')}")
