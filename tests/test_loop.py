@@ -22,6 +22,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 import httpx
+import mlflow
 import numpy as np
 import pandas as pd
 import pytest
@@ -175,6 +176,10 @@ def test_every_answer_is_what_the_logged_version_says_of_the_logged_features(
     for version, rows in served.groupby("model_version"):
         answers = registry.load(system.settings, str(version)).predict(rows)
         assert np.allclose(answers, rows.probability_late, atol=1e-6)
+        # And as anybody loads it who knows MLflow and not this project.
+        loaded = mlflow.pyfunc.load_model(f"models:/{registry.NAME}/{version}")
+        inputs = loaded.metadata.get_input_schema().input_names()
+        assert np.allclose(loaded.predict(rows[inputs]), answers, atol=1e-6)
 
 
 def test_every_outcome_that_became_known_was_recorded_once(system: System) -> None:

@@ -3,6 +3,7 @@
 -- Known when: everything in a row is known at `tick`: a departure and a landing count at the first
 --   tick at or after they happen, an overdue flight at every tick between its schedule and the tick
 --   before it leaves or its cancellation becomes known (until then the two look alike).
+-- An outcome counts as an arrival: a flight that was cancelled or diverted is late, by 0 minutes.
 SELECT
     carrier, origin, dest,
     ceil_hour(departed_at) AS tick,

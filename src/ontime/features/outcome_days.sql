@@ -2,6 +2,7 @@
 -- Grain: one row a flight whose outcome is known.
 -- Known when: `day` is the first daily tick (08:00 UTC, the middle of New York's night) at or after
 --   the outcome became known.
+-- A flight that was cancelled or diverted is late, by 0 minutes: it has no delay to measure.
 SELECT
     carrier, flight, origin, dest,
     extract('hour' FROM scheduled_departure AT TIME ZONE 'America/New_York')::INT AS departure_hour,
