@@ -39,7 +39,7 @@ export PIP_NO_INPUT := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help setup ingest features train promote serve replay monitor retrain rollback demo \
-	yardstick readme test lint typecheck clean
+	yardstick rolling readme test lint typecheck clean
 .DEFAULT_GOAL := help
 
 help:
@@ -79,6 +79,9 @@ replay: $(STAMP) ## the same from START to END, any part of the year
 
 yardstick: $(STAMP) ## the last demo against a new model every DAYS days, no gate
 	$(PY) -m pipelines.yardstick --days $(DAYS)
+
+rolling: $(STAMP) ## every model on every month from May, fitted on all before (some minutes)
+	$(PY) -m pipelines.rolling
 
 readme: $(STAMP) ## the last demo's figures into README.md
 	$(PY) -m pipelines.readme

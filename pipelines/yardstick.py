@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from ontime.model import TrainedModel
 
-VALID = timedelta(days=7)  # for early stopping; nothing is kept back to judge on
-
 
 def refits(start: datetime, end: datetime, days: int) -> list[datetime]:
     """The moments of a new model: the start, and every ``days`` until the end."""
@@ -33,14 +31,14 @@ def refits(start: datetime, end: datetime, days: int) -> list[datetime]:
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def learn(examples: "pd.DataFrame", moment: datetime) -> "TrainedModel":
+def learn(examples: "pd.DataFrame", moment: datetime, until: datetime) -> "TrainedModel":
+    """A model of everything known at ``moment``, to serve until the next."""
+    from ontime.dataset import split_at
     from ontime.features import FEATURE_SPEC
     from ontime.training import TrainConfig, fit
 
-    known = examples[examples.outcome_known_at <= moment]
-    early = known.outcome_known_at <= moment - VALID
-    recent = known.event_timestamp >= moment - VALID
-    model, _ = fit(known[early], known[recent], FEATURE_SPEC, TrainConfig())
+    split = split_at(examples, moment, until)
+    model, _ = fit(split.fit, split.valid, FEATURE_SPEC, TrainConfig())
     return model
 
 
@@ -72,7 +70,7 @@ def yardstick(days: int = 28) -> dict[str, Any]:
     for moment in moments:
         print(f"a model of {moment:%Y-%m-%d}")
         asked = (served.as_of > moment).to_numpy()  # until the next one overwrites it
-        answers[asked] = learn(examples, moment).predict(served[asked])
+        answers[asked] = learn(examples, moment, end).predict(served[asked])
     labels = served.is_late.to_numpy(dtype=bool)
     served_answers = served.probability_late.to_numpy()
     frozen = registry.load(settings, prepared["first_version"]).predict(served)

@@ -175,7 +175,7 @@ def test_nothing_after_as_of_is_in_any_part(examples: pd.DataFrame) -> None:
     ("days", "empty"), [([20, 7], "fit"), ([40, 7], "valid"), ([40, 20], "judge")]
 )
 def test_an_empty_part_is_refused_with_what_to_choose(days: list[float], empty: str) -> None:
-    with pytest.raises(ValueError, match=rf"no flights to {empty} on.*at least 56 days"):
+    with pytest.raises(ValueError, match=rf"no flights to {empty} on.*at least 42 days"):
         split_in_two_weeks(at(days, 6))
 
 

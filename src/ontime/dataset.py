@@ -25,6 +25,7 @@ ENTITY_COLUMNS = [
     "is_late",
     "outcome_known_at",
 ]
+VALID = timedelta(days=7)  # the last days before a split stop the fit early
 
 
 class RowsLost(RuntimeError):
@@ -80,7 +81,7 @@ def build_examples(store: FeatureStore, flights: pd.DataFrame) -> pd.DataFrame:
 def split_by_time(
     examples: pd.DataFrame,
     as_of: datetime,
-    valid: timedelta = timedelta(days=7),
+    valid: timedelta = VALID,
     judge: timedelta = timedelta(days=14),
 ) -> Split:
     """Split what was known at ``as_of``; the row order is kept.
@@ -88,18 +89,30 @@ def split_by_time(
     Raises:
         ValueError: if a part would be empty.
     """
-    judge_from = pd.Timestamp(as_of) - judge
-    valid_from = judge_from - valid
+    known = examples[examples.outcome_known_at <= as_of]
+    return split_at(known, as_of - judge, as_of, valid)
+
+
+def split_at(
+    examples: pd.DataFrame, moment: datetime, until: datetime, valid: timedelta = VALID
+) -> Split:
+    """Fit and stop early on what was known at ``moment``, judge on what was asked until ``until``.
+
+    Raises:
+        ValueError: if a part would be empty.
+    """
+    valid_from = pd.Timestamp(moment) - valid
     asked, known = examples.event_timestamp, examples.outcome_known_at
     split = Split(
         fit=examples[known <= valid_from],
-        valid=examples[(asked >= valid_from) & (known <= judge_from)],
-        judge=examples[(asked >= judge_from) & (known <= as_of)],
+        valid=examples[(asked >= valid_from) & (known <= moment)],
+        judge=examples[(asked >= moment) & (asked < until)],
     )
     for name, part in vars(split).items():
         if part.empty:
             raise ValueError(
                 f"no flights to {name} on: the examples reach from {asked.min()} to {asked.max()}, "
-                f"as_of is {as_of}; choose a moment at least {(valid + judge).days + 28} days in"
+                f"they are split at {moment} and judged until {until}; choose a moment at least "
+                f"{valid.days + 28} days in"
             )
     return split
