@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from ontime.settings import ROOT, Settings
+from ontime.settings import DEVELOPMENT_SECRET, ROOT, Settings
 
 EXAMPLE = ROOT / ".env.example"
 ASSIGNMENT = re.compile(r"^(ONTIME_[A-Z0-9_]+)=(.*)$", re.MULTILINE)
@@ -59,3 +59,25 @@ def test_the_embedded_parts_lie_below_var(tmp_path: Path) -> None:
     settings = Settings(_env_file=None, var=tmp_path)
     places = [settings.mlflow_url, settings.log_url, *map(str, (settings.tables_dir,))]
     assert [place for place in places if str(tmp_path.resolve()) not in place] == []
+
+
+def test_what_compose_alone_reads_is_left_to_compose(tmp_path: Path) -> None:
+    file = tmp_path / "settings.env"
+    file.write_text("POSTGRES_PASSWORD=something\nONTIME_REDIS_URL=file:2\n")
+    assert read(file).redis_url == "file:2"
+
+
+def test_outside_development_the_passwords_of_the_compose_file_are_refused() -> None:
+    log = f"postgresql+psycopg://ontime:{DEVELOPMENT_SECRET}@postgres/ontime"
+    assert Settings(_env_file=None, log_url=log).log_url == log
+    with pytest.raises(ValidationError, match="ONTIME_LOG_URL"):
+        Settings(_env_file=None, environment="production", log_url=log)
+    own = log.replace(DEVELOPMENT_SECRET, "of-our-own")
+    assert Settings(_env_file=None, environment="production", log_url=own).log_url == own
+
+
+def test_a_refused_setting_does_not_print_the_passwords() -> None:
+    log = "postgresql+psycopg://ontime:of-our-own@postgres/ontime"
+    with pytest.raises(ValidationError) as refused:
+        Settings(_env_file=None, log_url=log, champion_poll_s=-1, environment="elsewhere")
+    assert "of-our-own" not in str(refused.value)

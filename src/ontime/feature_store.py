@@ -23,6 +23,8 @@ from ontime.offline_store import STORE_TYPE
 from ontime.settings import Settings
 
 SERVICE = "flight_features"
+# Seconds. Without them a request waits as long as a Redis that hangs.
+REDIS_BOUNDS = "socket_timeout=2,socket_connect_timeout=2"
 NEVER_STORED = ""  # the key of an unknown aircraft: Feast refuses None, and no row has this one
 
 
@@ -35,7 +37,7 @@ def repo_config(settings: Settings) -> RepoConfig:
     home = settings.var / "feast"
     online: dict[str, object] = {"type": "sqlite", "path": str(home / "online.db")}
     if settings.redis_url:
-        online = {"type": "redis", "connection_string": settings.redis_url}
+        online = {"type": "redis", "connection_string": f"{settings.redis_url},{REDIS_BOUNDS}"}
     registry: dict[str, object] = {"registry_type": "file", "path": str(home / "registry.db")}
     if settings.feast_registry_url:
         registry = {"registry_type": "sql", "path": settings.feast_registry_url}

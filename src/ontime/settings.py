@@ -12,13 +12,20 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 # The repository root of a development install: `var/` lies there whatever the working directory.
 ROOT = Path(__file__).resolve().parents[2]
+# In every password that docker-compose.yml brings along.
+DEVELOPMENT_SECRET = "development-only"
 
 
 class Settings(BaseSettings):
     """All settings; ``.env.example`` lists them with these defaults. Unusable values fail here."""
 
     model_config = SettingsConfigDict(
-        env_prefix="ONTIME_", env_file=".env", env_ignore_empty=True, extra="forbid"
+        env_prefix="ONTIME_",
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="forbid",
+        dotenv_filtering="match_prefix",  # Compose reads the same file, with names of its own
+        hide_input_in_errors=True,  # addresses hold passwords
     )
 
     environment: Literal["development", "production"] = "development"
@@ -26,7 +33,9 @@ class Settings(BaseSettings):
     mlflow_url: str = Field("", description="tracking and registry; empty: SQLite below var")
     log_url: str = Field("", description="prediction log, SQLAlchemy URL; empty: SQLite below var")
     feast_registry_url: str = Field("", description="SQL registry; empty: a file below var")
-    redis_url: str = Field("", description="Feast online store, host:port; empty: SQLite below var")
+    redis_url: str = Field(
+        "", description="Feast online store, host:port[,password=...]; empty: SQLite below var"
+    )
     # Not 8000: Prefect's temporary server takes a port between 8000 and 8999.
     api_url: str = Field("http://127.0.0.1:9000", description="where clients find the API")
     champion_poll_s: float = Field(5.0, ge=0, description="how often the API follows; 0: never")
@@ -40,6 +49,18 @@ class Settings(BaseSettings):
         self.var = self.var.resolve()
         self.mlflow_url = self.mlflow_url or f"sqlite:///{self.var}/mlflow/mlflow.db"
         self.log_url = self.log_url or f"sqlite:///{self.var}/log/predictions.db"
+        return self
+
+    @model_validator(mode="after")
+    def refuse_development_secrets(self) -> "Settings":
+        addresses = ("mlflow_url", "log_url", "feast_registry_url", "redis_url")
+        default = [name for name in addresses if DEVELOPMENT_SECRET in getattr(self, name)]
+        if self.environment == "production" and default:
+            named = ", ".join(f"ONTIME_{name.upper()}" for name in default)
+            raise ValueError(
+                f"in production no address holds the password {DEVELOPMENT_SECRET!r}, and these "
+                f"do: {named}. Set the passwords, or ONTIME_ENVIRONMENT=development"
+            )
         return self
 
     @property
