@@ -68,6 +68,8 @@ def predict(
 def outcomes(request: OutcomesRequest, room: RoomHere) -> OutcomesAnswer:
     """What happened; idempotent by flight, the first report stands."""
     counts = room.log.record_outcomes([outcome.as_logged() for outcome in request.outcomes])
+    newest = max(outcome.known_at for outcome in request.outcomes)
+    room.metrics.newest_outcome.set(newest.timestamp())
     room.metrics.reported(counts)
     return OutcomesAnswer.model_validate(counts)
 

@@ -7,6 +7,7 @@ come without local variables: those would hold addresses and passwords.
 import re
 import time
 import uuid
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import structlog
@@ -46,6 +47,11 @@ class Metrics:
         self.swap_failures = self._counter("champion_failures", "Failures to follow the alias")
         self.shadow = self._counter("shadow_requests", "Requests for the challenger", "result")
         self.age = self._gauge("feature_age_seconds", "Oldest row of the last request", "view")
+        # On the clock of the questions. Their difference is how far the labels lag behind.
+        self.newest_question = self._gauge("newest_question_seconds", "Latest as_of asked about")
+        self.newest_outcome = self._gauge("newest_outcome_seconds", "Latest known_at reported")
+        self.looked_at = self._gauge("monitoring_seconds", "When the monitoring last looked")
+        self.monitored = self._gauge("monitored", "What the monitoring last saw", "figure")
         self.champion = self._gauge(
             "champion_info",
             "1 for the version that serves, 0 for those before",
@@ -65,6 +71,14 @@ class Metrics:
         for result in ("accepted", "duplicates", "contradictions", "never_predicted"):
             self.outcomes.labels(result).inc(getattr(counts, result))
 
+    def looked(self, decision: Mapping[str, Any]) -> None:
+        """The figures of a row of the decision log."""
+        self.looked_at.set(decision["decided_at"].timestamp())
+        self.monitored.clear()
+        for name, value in _figures(decision["evidence"]):
+            if value is not None:
+                self.monitored.labels(name).set(value)
+
     def install(self, app: FastAPI) -> None:
         instrumentator = Instrumentator(excluded_handlers=sorted(QUIET), registry=self.registry)
         instrumentator.instrument(app, latency_lowr_buckets=LATENCY_S)
@@ -77,6 +91,16 @@ class Metrics:
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(f"ontime_{name}", text, labels, registry=self.registry)
+
+
+def _figures(evidence: Mapping[str, Any]) -> Iterator[tuple[str, float | None]]:
+    seen, drift = evidence["performance"], evidence["drift"] or {}
+    for name, estimate in seen["scores"].items():
+        yield name, estimate["value"]
+    for name in ("label_coverage", "late_share", "mean_prediction"):
+        yield name, seen[name]
+    yield "share_drifted", drift.get("share_drifted")
+    yield "prediction_drift", drift.get("prediction")
 
 
 class RequestLog:

@@ -115,6 +115,7 @@ class Predictor:
         predictions = list(self._predictions(request.flights, read, serving, same))
         self._record(predictions)
         self._count(serving.version, read)
+        self.metrics.newest_question.set(request.as_of.timestamp())
         if self.shadow is not None:
             self.shadow.offer([p.prediction_id for p in predictions], read.frame)
         return PredictAnswer(

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import structlog
 
-from ontime.prediction_log import PredictionLog
+from ontime.decision_log import DecisionLog
+from ontime.prediction_log import LogUnavailable, PredictionLog
 from ontime.settings import Settings
 from serving.champion import Champion
 from serving.model_copies import ModelCopies
@@ -84,5 +85,14 @@ def _poll(room: Room, stop: threading.Event) -> None:
             room.champion.poll()
             if room.shadow is not None:
                 room.shadow.poll()
+            show_last_look(room)
+        except LogUnavailable as error:
+            structlog.get_logger().warning("monitoring not shown", rule=str(error))
         except Exception:  # a bug in one round must not end all following ones
             structlog.get_logger().exception("poll")
+
+
+def show_last_look(room: Room) -> None:
+    """What the monitoring flow last wrote into the log, as metrics."""
+    if (decision := DecisionLog(room.log).last()) is not None:
+        room.metrics.looked(decision)

@@ -73,6 +73,11 @@ class DecisionLog:
         """Every decision, oldest first."""
         return self._log.rows(select(DECISIONS).order_by(DECISIONS.c.decided_at))
 
+    def last(self) -> dict[str, Any] | None:
+        """The newest decision; None before the first."""
+        newest = select(DECISIONS).order_by(DECISIONS.c.decided_at.desc()).limit(1)
+        return next(iter(self._log.rows(newest)), None)
+
     def unfinished(self) -> list[str]:
         """Ids of decisions to retrain of which nothing has come: the process died in between."""
         where = (DECISIONS.c.action == "retrain") & DECISIONS.c.result.is_(None)

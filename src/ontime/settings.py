@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 # The repository root of a development install: `var/` lies there whatever the working directory.
 ROOT = Path(__file__).resolve().parents[2]
 # In every password that docker-compose.yml brings along.
-DEVELOPMENT_SECRET = "development-only"
+DEVELOPMENT_SECRET = "development-only"  # noqa: S105 - the one that is meant to be known
 
 
 class Settings(BaseSettings):
