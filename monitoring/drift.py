@@ -27,7 +27,9 @@ from ontime.model import FeatureSpec
 
 if TYPE_CHECKING:
     from evidently import Dataset
+    from evidently.core.report import Snapshot
 
+PROJECT = "ontime"
 PREDICTION = "probability_late"
 SAMPLE_ROWS = 5_000  # the distances of 5,000 and 29,000 rows agree; the time does not
 # With 500 rows of one and the same distribution a score is about .04; with 100 it is at the limit.
@@ -71,13 +73,18 @@ class Drift:
 
 
 def drift_report(
-    reference: pd.DataFrame, current: pd.DataFrame, spec: FeatureSpec, html_path: Path | None = None
+    reference: pd.DataFrame,
+    current: pd.DataFrame,
+    spec: FeatureSpec,
+    html_path: Path | None = None,
+    workspace: Path | None = None,
 ) -> Drift:
     """Compare served rows with the champion's training window.
 
     Args:
         reference, current: every column of `spec` and `probability_late`.
         html_path: where to write the page to look at; None: no page.
+        workspace: where Evidently's own UI finds the same page, beside those before; None: nowhere.
     """
     _check(reference, current, spec)
     inputs = [*spec.numeric, *spec.categorical]
@@ -93,8 +100,9 @@ def drift_report(
     found = _evidently_scores(*samples, numeric, categorical)
     if html_path is not None:
         most = sorted(kept, key=lambda name: -found[name]["score"])[:PAGE_COLUMNS]
-        _write_page(*samples, [name for name in numeric if name in most],
-                    [name for name in categorical if name in most], html_path)  # fmt: skip
+        shown = [name for name in numeric if name in most]
+        others = [name for name in categorical if name in most]
+        _write_page(*samples, shown, others, html_path, workspace)
     columns = {
         name: _column(found[name], reference[name], current[name])
         for name in sorted(kept, key=lambda name: -found[name]["score"])
@@ -178,6 +186,7 @@ def _write_page(
     numeric: list[str],
     categorical: list[str],
     path: Path,
+    workspace: Path | None,
 ) -> None:
     """Evidently's page to look at: these columns and the prediction."""
     with _quiet_evidently():
@@ -195,6 +204,18 @@ def _write_page(
         )
         path.parent.mkdir(parents=True, exist_ok=True)
         run.save_html(str(path))
+        if workspace is not None:
+            _add_to_workspace(run, workspace)
+
+
+def _add_to_workspace(run: "Snapshot", folder: Path) -> None:
+    """Add a run to the one project of a workspace (``evidently ui --workspace <folder>``)."""
+    from evidently.ui.workspace import Workspace
+
+    workspace = Workspace.create(str(folder))
+    found = workspace.search_project(PROJECT)
+    project = found[0] if found else workspace.create_project(PROJECT)
+    workspace.add_run(project.id, run)
 
 
 @contextmanager

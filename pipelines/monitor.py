@@ -66,7 +66,7 @@ def look_for_drift(
         return None
     reference = registry.reference(settings, champion)
     html = settings.reports_dir / f"drift-{now:%Y-%m-%d}.html"
-    return drift_report(reference, served, FEATURE_SPEC, html)
+    return drift_report(reference, served, FEATURE_SPEC, html, settings.var / "evidently")
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)

@@ -6,6 +6,7 @@ The version that is registered (alias `challenger`) is the very model that was j
 """
 
 import argparse
+import shutil
 import subprocess
 from datetime import datetime
 from functools import partial
@@ -172,6 +173,8 @@ def flat_metrics(models: "pd.DataFrame") -> dict[str, float]:
 
 def code_revision() -> str:
     """The commit that is checked out, with ``+`` if files differ from it; empty outside git."""
+    if shutil.which("git") is None:
+        return ""
     found = subprocess.run(
         ["git", "describe", "--always", "--abbrev=40", "--dirty=+"],
         cwd=ROOT,

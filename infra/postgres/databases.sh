@@ -1,0 +1,17 @@
+#!/bin/bash
+# Run once, on an empty volume: one role and one database a service, and nobody in another's.
+set -euo pipefail
+
+make_database() { # make_database NAME PASSWORD
+    psql --set ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname postgres \
+        --set name="$1" --set password="$2" <<'SQL'
+CREATE ROLE :"name" LOGIN PASSWORD :'password';
+CREATE DATABASE :"name" OWNER :"name";
+REVOKE CONNECT ON DATABASE :"name" FROM PUBLIC;
+SQL
+}
+
+make_database mlflow "$MLFLOW_DB_PASSWORD"
+make_database prefect "$PREFECT_DB_PASSWORD"
+make_database feast "$FEAST_DB_PASSWORD"
+make_database ontime "$LOG_DB_PASSWORD"
