@@ -16,6 +16,7 @@ from feast.repo_operations import parse_repo
 
 from feature_repo.definitions import DEFINITIONS, ENTITIES, FEATURE_VIEWS
 from ontime.feature_store import (
+    REDIS_BOUNDS,
     OnlineFeatures,
     OnlineRead,
     OnlineStoreUnavailable,
@@ -69,7 +70,8 @@ def test_each_real_part_is_switched_on_by_its_own_setting(tmp_path: Path) -> Non
     config = repo_config(
         Settings(var=tmp_path, redis_url="redis:6379", feast_registry_url="postgresql://registry")
     )
-    assert config.online_config == {"type": "redis", "connection_string": "redis:6379"}
+    bounded = f"redis:6379,{REDIS_BOUNDS}"
+    assert config.online_config == {"type": "redis", "connection_string": bounded}
     assert config.registry_config == {"registry_type": "sql", "path": "postgresql://registry"}
 
 

@@ -23,8 +23,9 @@ from ontime.offline_store import STORE_TYPE
 from ontime.settings import Settings
 
 SERVICE = "flight_features"
-# Seconds. Without them a request waits as long as a Redis that hangs.
-REDIS_BOUNDS = "socket_timeout=2,socket_connect_timeout=2"
+# Seconds. Without these a request waits as long as a Redis that hangs, and with the tries that its
+# client makes of itself (three, and pauses) it would still be 17 s.
+REDIS_BOUNDS = "socket_timeout=2,socket_connect_timeout=2,retry=null"
 NEVER_STORED = ""  # the key of an unknown aircraft: Feast refuses None, and no row has this one
 
 
