@@ -39,11 +39,11 @@ export PIP_NO_INPUT := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help setup ingest features train promote serve replay monitor retrain rollback demo \
-	yardstick rolling readme test lint typecheck clean
+	yardstick rolling readme test e2e lint typecheck clean
 .DEFAULT_GOAL := help
 
 help:
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
 setup: $(STAMP) ## build .venv from the pinned versions (every task does it when needed)
 
@@ -88,6 +88,9 @@ readme: $(STAMP) ## the last demo's figures into README.md
 
 test: lint typecheck ## every check: lint, types, tests with coverage
 	$(PY) -m pytest --cov --cov-report=term --durations=10
+
+e2e: $(STAMP) ## the compose stack, up, broken and down again: Docker with Compose v2 and 8 GB
+	$(PY) -m pytest tests/e2e -m e2e -v --durations=10
 
 lint: $(STAMP) ## ruff, rules and format
 	$(PY) -m ruff check .

@@ -26,6 +26,7 @@ SERVICE = "flight_features"
 # Seconds. Without these a request waits as long as a Redis that hangs, and with the tries that its
 # client makes of itself (three, and pauses) it would still be 17 s.
 REDIS_BOUNDS = "socket_timeout=2,socket_connect_timeout=2,retry=null"
+CONNECT_BOUND = {"connect_timeout": 5}
 NEVER_STORED = ""  # the key of an unknown aircraft: Feast refuses None, and no row has this one
 
 
@@ -41,7 +42,14 @@ def repo_config(settings: Settings) -> RepoConfig:
         online = {"type": "redis", "connection_string": f"{settings.redis_url},{REDIS_BOUNDS}"}
     registry: dict[str, object] = {"registry_type": "file", "path": str(home / "registry.db")}
     if settings.feast_registry_url:
-        registry = {"registry_type": "sql", "path": settings.feast_registry_url}
+        registry = {
+            "registry_type": "sql",
+            "path": settings.feast_registry_url,
+            # Read once: definitions change with the code. Read again during a request, a registry
+            # that is down would keep it waiting.
+            "cache_ttl_seconds": 0,
+            "sqlalchemy_config_kwargs": {"pool_pre_ping": True, "connect_args": CONNECT_BOUND},
+        }
     return RepoConfig(
         project="ontime",
         provider="local",

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import mkdtemp
@@ -56,9 +56,13 @@ class Server:
             time.sleep(0.05)
 
     def send(self, what: signal.Signals) -> None:
-        """To the process and its children: Postgres has one a connection."""
+        """To the process and its children: Postgres has one a connection, each its own group."""
         assert self.process is not None
-        os.killpg(self.process.pid, what)
+        command = ["pgrep", "-P", str(self.process.pid)]
+        found = subprocess.run(command, check=False, capture_output=True, text=True).stdout
+        for pid in (self.process.pid, *map(int, found.split())):
+            with suppress(ProcessLookupError):  # it ended meanwhile
+                os.kill(pid, what)
 
     def kill(self) -> None:
         self.send(signal.SIGKILL)

@@ -1,5 +1,6 @@
 """The prediction log on a real Postgres: the same answers, and none without its row."""
 
+import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,7 @@ from tests.serving.fakes import (
     question,
 )
 
-# A write may wait WAIT_S (5 s) for its turn, and a request opens at most two connections.
+# Six seconds of silence on the connection it has, and five to open another.
 BOUND_S = 12.0
 HOUR = timedelta(hours=1)
 
@@ -110,3 +111,21 @@ def test_killed_under_traffic_no_answer_is_without_its_row(
             headers = {"Idempotency-Key": key}
             assert api.post("/predict", json=question(), headers=headers).status_code == 200
             assert len(log.answered(key)) == 1
+
+
+def test_frozen_it_costs_a_question_seconds_and_then_works_again(
+    api: TestClient, log: PredictionLog, postgres: RealPostgres
+) -> None:
+    assert api.post("/predict", json=question()).status_code == 200
+    headers = {"Idempotency-Key": "frozen"}
+    postgres.server.send(signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        refused = api.post("/predict", json=question(), headers=headers)
+        took = time.monotonic() - began
+    finally:
+        postgres.server.send(signal.SIGCONT)
+    assert refused.status_code == 503
+    assert took < BOUND_S
+    assert api.post("/predict", json=question(), headers=headers).status_code == 200
+    assert len(log.answered("frozen")) == 1
