@@ -8,6 +8,7 @@ import re
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from math import nan
 from typing import Any
 
 import structlog
@@ -59,6 +60,7 @@ class Metrics:
             "trained_through",
         )
         self._serving: Gauge | None = None
+        self._shown: set[str] = set()  # figures of the monitoring
 
     def serves(self, version: str, trained_through: str | None) -> None:
         if self._serving is not None:
@@ -74,10 +76,12 @@ class Metrics:
     def looked(self, decision: Mapping[str, Any]) -> None:
         """The figures of a row of the decision log."""
         self.looked_at.set(decision["decided_at"].timestamp())
-        self.monitored.clear()
-        for name, value in _figures(decision["evidence"]):
-            if value is not None:
-                self.monitored.labels(name).set(value)
+        seen = {name: v for name, v in _figures(decision["evidence"]) if v is not None}
+        for name in self._shown - seen.keys():
+            self.monitored.labels(name).set(nan)  # no figure, and no old one
+        for name, value in seen.items():
+            self.monitored.labels(name).set(value)
+        self._shown |= seen.keys()
 
     def install(self, app: FastAPI) -> None:
         instrumentator = Instrumentator(excluded_handlers=sorted(QUIET), registry=self.registry)
