@@ -139,7 +139,7 @@ def start_afresh(settings: Settings) -> None:
             f"a demo starts with an empty prediction log, and ONTIME_LOG_URL names one outside "
             f"{settings.var}: unset it, or run pipelines.replay against the running system"
         )
-    for name in ("log", "replay", "champion", "reports"):
+    for name in ("log", "replay", "champion", "reports", "evidently"):
         shutil.rmtree(settings.var / name, ignore_errors=True)
     registry.connect(settings)
     registry.drop_aliases(settings)
