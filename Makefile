@@ -38,7 +38,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export PIP_NO_INPUT := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup ingest features train promote serve replay monitor retrain rollback demo \
+.PHONY: help setup ingest features train promote serve replay monitor retrain rollback score demo \
 	yardstick rolling readme test e2e lint typecheck clean
 .DEFAULT_GOAL := help
 
@@ -70,6 +70,9 @@ retrain: $(STAMP) ## a challenger on everything known at AS_OF, through the gate
 
 rollback: $(STAMP) ## back to the previous champion
 	$(PY) -m pipelines.rollback
+
+score: $(STAMP) ## the champion's answers for a Parquet file: make score IN=x.parquet OUT=y.parquet
+	$(PY) -m pipelines.score $(IN) $(OUT)
 
 demo: $(STAMP) ## the whole story: ingest, train, serve, replay, and what it was worth
 	$(PY) -m pipelines.demo
