@@ -28,13 +28,19 @@ def reload_api() -> dict[str, Any]:
 
 @flow(name="retrain")
 def retrain(as_of: datetime, decision_id: str | None = None) -> dict[str, Any]:
-    """Train, judge, and swap if the gate says so; what came of it is written on the decision."""
+    """Train, judge, and swap if the gate says so; what came of it is written on the decision.
+
+    A decision is carried out once: a look of the monitoring while its retrain is under way asks for
+    it again, and Prefect runs that second one after the first.
+    """
     from ontime.decision_log import open_decision_log
 
+    log = open_decision_log(Settings())
+    if decision_id is not None and decision_id not in log.unfinished():
+        return {"version": None, "promoted": False, "reasons": ["carried out already"]}
     version = train(as_of, baselines=("logistic", "base_rate"))
     verdict = promote(as_of)
     if decision_id is not None:
-        log = open_decision_log(Settings())
         log.conclude(decision_id, version, verdict["promote"], list(verdict["reasons"]))
     if verdict["promote"]:
         reload_api()

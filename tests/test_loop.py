@@ -279,6 +279,13 @@ class Traffic(threading.Thread):
         self.join()
 
 
+def test_a_decision_is_carried_out_once(system: System) -> None:
+    (decision, *_rest) = system.decisions.decisions()
+    again = retrain(decision["decided_at"], decision["decision_id"])
+    assert again == {"version": None, "promoted": False, "reasons": ["carried out already"]}
+    assert system.decisions.decisions()[0]["result"] == "promoted"
+
+
 def test_a_rollback_under_load_fails_no_request_and_answers_and_log_agree(system: System) -> None:
     (*_, last) = system.decisions.changes()
     clients = [Traffic(system, number) for number in range(2)]
