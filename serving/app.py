@@ -25,6 +25,8 @@ from serving.reports import find_report, list_reports
 from serving.room import Room, following, open_room
 from serving.schemas import (
     ErrorAnswer,
+    ExplainAnswer,
+    ExplainRequest,
     HistoryRow,
     ModelAnswer,
     OutcomesAnswer,
@@ -62,6 +64,12 @@ def predict(
 ) -> PredictAnswer:
     """How likely is each flight to arrive 15 or more minutes late, or not at all?"""
     return room.predictor.answer(request, idempotency_key, trace_id)
+
+
+@routes.post("/explain")
+def explain(request: ExplainRequest, room: RoomHere) -> ExplainAnswer:
+    """What each group of inputs adds to one flight's probability (Shapley values, 0.2 s)."""
+    return room.predictor.explain(request)
 
 
 @routes.post("/outcomes")

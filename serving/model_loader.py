@@ -31,6 +31,8 @@ class Model(Protocol):
 
     def predict(self, frame: pd.DataFrame) -> np.ndarray: ...
 
+    def predict_members(self, frame: pd.DataFrame) -> np.ndarray: ...
+
 
 class Registry(Protocol):
     """Where models come from. Both methods raise `RegistryUnavailable`."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 from uuid import uuid4
 
 import numpy as np
@@ -22,8 +22,19 @@ from ontime.log_tables import Prediction
 from ontime.prediction_log import AlreadyAnswered, LogUnavailable, PredictionLog
 from serving.champion import Champion, Serving
 from serving.observability import Metrics
-from serving.schemas import Flight, PredictAnswer, PredictedFlight, PredictRequest
+from serving.schemas import (
+    Contribution,
+    ExplainAnswer,
+    ExplainRequest,
+    Flight,
+    PredictAnswer,
+    PredictedFlight,
+    PredictRequest,
+)
 from serving.shadow import Shadow
+
+if TYPE_CHECKING:  # importing it takes torch with it
+    from ontime.model import TrainedModel
 
 # Asked to see whether the store answers, not what.
 ANY_REQUEST = PredictRequest.model_validate(
@@ -92,10 +103,33 @@ class Predictor:
             request_id = str(error)
             return _logged_answer(request_id, self.log.answered(request_id), digest)
 
+    def explain(self, request: ExplainRequest) -> ExplainAnswer:
+        """What each group of inputs adds to the answer. A view, not an answer: it is not logged."""
+        from ontime.explanation import contributions  # takes torch with it
+
+        serving, _ = self.champion.take()
+        read = self._read([request.flight], request.as_of)
+        reference, parts = contributions(cast("TrainedModel", serving.model), read.frame)
+        spec, inputs = serving.model.spec, read.frame.iloc[0]
+        groups = dict(spec.groups) | {name: (name,) for name in spec.categorical}
+        return ExplainAnswer(
+            model_version=serving.version,
+            probability_late=reference + sum(parts.values()),
+            reference_probability=reference,
+            contributions=[
+                Contribution(
+                    group=group, contribution=parts[group], inputs=_inputs(inputs, groups[group])
+                )
+                for group in sorted(parts, key=lambda group: -abs(parts[group]))
+            ],
+            features_missing=read.missing[0],
+            features_stale=read.stale[0],
+        )
+
     def check(self) -> str:
         """The version that would answer now; raises what would keep it from answering."""
         serving, _ = self.champion.take()
-        self._read(ANY_REQUEST)
+        self._read(ANY_REQUEST.flights, ANY_REQUEST.as_of)
         self.log.check()
         return serving.version
 
@@ -103,7 +137,7 @@ class Predictor:
         self, request: PredictRequest, request_id: str, trace_id: str, digest: str
     ) -> PredictAnswer:
         serving, taken_at = self.champion.take()
-        read = self._read(request)
+        read = self._read(request.flights, request.as_of)
         same = {
             "request_id": request_id,
             "trace_id": trace_id,
@@ -128,7 +162,7 @@ class Predictor:
     ) -> Iterator[Prediction]:
         columns = read.frame[list(self.features.numeric)]
         features = np.ascontiguousarray(columns.to_numpy(np.float32))
-        probabilities = _probabilities(serving, read.frame)
+        probabilities, uncertainties = _probabilities(serving, read.frame)
         for i, flight in enumerate(flights):
             yield Prediction(
                 **same,
@@ -136,14 +170,15 @@ class Predictor:
                 position=i,
                 flight_id=flight.flight_id,
                 probability_late=probabilities[i],
+                uncertainty=uncertainties[i],
                 features=features[i],
                 features_missing=read.missing[i],
                 features_stale=read.stale[i],
             )
 
-    def _read(self, request: PredictRequest) -> OnlineRead:
+    def _read(self, flights: list[Flight], as_of: datetime) -> OnlineRead:
         try:
-            return self.features.read(_frame(request.flights), request.as_of)
+            return self.features.read(_frame(flights), as_of)
         except FeaturesUnavailable:
             self.metrics.store_failures.inc()
             raise
@@ -187,9 +222,18 @@ def _frame(flights: list[Flight]) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def _probabilities(serving: Serving, frame: pd.DataFrame) -> list[float]:
-    """The model was probed, but never with these rows: what is no probability is no answer."""
-    probabilities = serving.model.predict(frame)
+def _inputs(row: pd.Series, names: Sequence[str]) -> dict[str, float | str | None]:
+    values = row[list(names)]
+    return values.astype(object).where(values.notna(), None).to_dict()
+
+
+def _probabilities(serving: Serving, frame: pd.DataFrame) -> tuple[list[float], list[float]]:
+    """Probabilities and uncertainties of the flights.
+
+    The model was probed, but never with these rows: what is no probability is no answer.
+    """
+    members = serving.model.predict_members(frame)
+    probabilities = members.mean(axis=1)
     if not ((probabilities >= 0) & (probabilities <= 1)).all():
         raise ArithmeticError(f"version {serving.version} gave a probability outside 0 to 1")
-    return [float(probability) for probability in probabilities]
+    return probabilities.tolist(), members.std(axis=1).tolist()

@@ -132,6 +132,7 @@ class PredictedFlight(BaseModel):
 
     prediction_id: str
     probability_late: float
+    uncertainty: float  # standard deviation of the ensemble members' probabilities
     features_missing: list[str]
     features_stale: list[str]
 
@@ -141,6 +142,32 @@ class PredictAnswer(BaseModel):
 
     model_version: str
     predictions: list[PredictedFlight]
+
+
+class ExplainRequest(Strictly):
+    """One flight to explain, as the world was known at `as_of` (now, if not given)."""
+
+    as_of: Moment = Field(default_factory=_now)
+    flight: Annotated[Flight, AfterValidator(_still_to_leave)]
+
+
+class Contribution(BaseModel):
+    """What knowing a group of inputs adds to the probability."""
+
+    group: str
+    contribution: float
+    inputs: dict[str, float | str | None]  # null where missing or stale
+
+
+class ExplainAnswer(BaseModel):
+    """reference_probability + the sum of the contributions = probability_late."""
+
+    model_version: str
+    probability_late: float
+    reference_probability: float  # the model's answer when it knows nothing of the flight
+    contributions: list[Contribution]  # the largest first
+    features_missing: list[str]
+    features_stale: list[str]
 
 
 class ReportedOutcome(Strictly):

@@ -42,6 +42,7 @@ def prediction(request_id: str = "r1", position: int = 0, **changes: Any) -> Pre
         "as_of": TEN,
         "predicted_at": datetime(2026, 1, 1, tzinfo=UTC),
         "probability_late": 0.1 + 0.2,
+        "uncertainty": 0.02,
         "features": np.array([0.1, np.nan, 150], dtype=np.float32),
         "features_missing": ["slack_min"],
         "features_stale": [],

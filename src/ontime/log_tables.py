@@ -63,6 +63,7 @@ PREDICTIONS = Table(
     Column("position", Integer, nullable=False, comment="index of the flight in its request"),
     Column("flight", Integer, nullable=False, comment="flight number"),
     Column("probability_late", Double, nullable=False, comment="0 to 1"),
+    Column("uncertainty", Double, nullable=False, comment="deviation of the ensemble's members"),
     Column("feature_set", Text, nullable=False, comment="names of features, in feature_sets"),
     Column("features", JSON, nullable=False, comment="float32 numbers, null = missing or stale"),
     Column("features_missing", JSON, nullable=False, comment="names, never stored"),
@@ -162,6 +163,7 @@ class Prediction:
     as_of: datetime
     predicted_at: datetime
     probability_late: float
+    uncertainty: float  # standard deviation of the members' probabilities
     features: np.ndarray
     features_missing: Sequence[str]
     features_stale: Sequence[str]

@@ -93,7 +93,7 @@ class PredictionLog:
 
     def answered(self, request_id: str) -> list[dict[str, Any]]:
         """The logged answer to a request, in order; empty if there was none."""
-        columns = PREDICTIONS.c["prediction_id", "model_version", "probability_late"]
+        columns = PREDICTIONS.c["prediction_id", "model_version", "probability_late", "uncertainty"]
         details = PREDICTIONS.c["features_missing", "features_stale", "request_digest"]
         query = select(*columns, *details).where(PREDICTIONS.c.request_id == request_id)
         return self.rows(query.order_by(PREDICTIONS.c.position))

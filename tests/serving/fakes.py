@@ -78,6 +78,10 @@ class FakeModel:
         assert set(self.spec.numeric) | set(self.spec.categorical) <= set(frame.columns)
         return np.full(len(frame), self.answer)
 
+    def predict_members(self, frame: pd.DataFrame) -> np.ndarray:
+        """Two members, apart by 0.1."""
+        return self.predict(frame)[:, None] + [-0.05, 0.05]
+
 
 def load_fake(directory: Path) -> FakeModel:
     description = json.loads((directory / "model.json").read_text())

@@ -8,9 +8,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from starlette.testclient import TestClient
 
+from ontime.encoder import Encoder
+from ontime.model import DelayNetwork, FeatureSpec, ModelConfig, TrainedModel
 from ontime.prediction_log import LogUnavailable, PredictionLog
 from tests.serving.conftest import OpenApi
 from tests.serving.fakes import (
@@ -56,6 +60,7 @@ def test_an_answer_keeps_the_order_and_says_what_was_not_known(api: TestClient) 
     body = answer.json()
     assert body["model_version"] == "1"
     assert [p["probability_late"] for p in body["predictions"]] == [0.25] * 3
+    assert [p["uncertainty"] for p in body["predictions"]] == [pytest.approx(0.05)] * 3
     assert [p["features_missing"] for p in body["predictions"]] == [["wind_speed_mph"], [], []]
     assert [p["features_stale"] for p in body["predictions"]] == [[], [], ["wind_speed_mph"]]
     assert metric(api, 'ontime_features_missing_total{feature="wind_speed_mph"}') == 1
@@ -265,3 +270,40 @@ def test_nothing_but_reports_is_served(api: TestClient, tmp_path: Path, name: st
 def test_every_error_has_the_same_shape(api: TestClient) -> None:
     for answer in (api.get("/nowhere"), api.get("/predict"), api.get("/reports/x.html")):
         assert answer.json()["errors"][0]["rule"]
+
+
+def test_an_explanation_adds_up_to_what_is_answered(open_api: OpenApi) -> None:
+    torch.manual_seed(0)
+    model = TrainedModel(
+        DelayNetwork(ModelConfig(hidden=8), Encoder.fit(np.array([[5.0], [2000.0]])), [2]).eval(),
+        FeatureSpec(("wind_speed_mph",), ("carrier",), {"weather": ("wind_speed_mph",)}),
+        {"carrier": ["B6", "UA"]},
+    )
+    api = open_api(load_model=lambda _: model)
+    request = {"as_of": AS_OF.isoformat(), "flight": FLIGHT}
+
+    explained = api.post("/explain", json=request).json()
+
+    (answered,) = api.post("/predict", json=question()).json()["predictions"]
+    parts = {part["group"]: part["contribution"] for part in explained["contributions"]}
+    assert explained["model_version"] == "1"
+    assert explained["probability_late"] == pytest.approx(answered["probability_late"], abs=1e-6)
+    total = explained["reference_probability"] + sum(parts.values())
+    assert total == pytest.approx(explained["probability_late"], abs=1e-12)
+    inputs = {part["group"]: part["inputs"] for part in explained["contributions"]}
+    assert inputs == {"weather": {"wind_speed_mph": 1545.0}, "carrier": {"carrier": "UA"}}
+    unknown = request | {"flight": FLIGHT | {"flight": 13}}
+    of_unknown = api.post("/explain", json=unknown).json()
+    assert of_unknown["features_missing"] == ["wind_speed_mph"]
+    weather = next(p for p in of_unknown["contributions"] if p["group"] == "weather")
+    assert weather["inputs"] == {"wind_speed_mph": None}
+    assert weather["contribution"] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_a_flight_that_left_is_not_explained(api: TestClient) -> None:
+    late = {"as_of": "2013-05-01T13:00:00Z", "flight": FLIGHT}
+
+    refused = api.post("/explain", json=late)
+
+    assert refused.status_code == 422
+    assert refused.json()["errors"][0]["rule"].startswith("scheduled_departure is after as_of")
