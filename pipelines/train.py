@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ontime.dataset import Split
 
 SLICES = ("carrier", "origin", "day_part")
+WORTH_ROWS = 2_000  # flights that say what the inputs are worth: half a second
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
@@ -63,6 +64,7 @@ def fit_and_register(
 
     from ontime import figures, registry
     from ontime.evaluation import expected_cost_threshold, slice_table
+    from ontime.explanation import worth
     from ontime.features import FEATURE_SPEC
     from ontime.model_card import COST_RATIO, model_card
     from ontime.training import TrainConfig, fit
@@ -73,6 +75,8 @@ def fit_and_register(
     models, differences = compare_models(split.judge, answers)
     labels = split.judge.is_late.to_numpy(dtype=bool)
     slices = slice_table(split.judge, labels, answers["network"], SLICES)
+    some = split.judge.sample(min(WORTH_ROWS, len(split.judge)), random_state=0)
+    groups = worth(model, some)
     trained_through = split.judge.event_timestamp.min().to_pydatetime()
     threshold = expected_cost_threshold(1.0, COST_RATIO)
     scores = models[models.model == "network"].iloc[0].drop("model").to_dict()
@@ -86,6 +90,7 @@ def fit_and_register(
         models,
         differences,
         slices,
+        groups,
         sizes,
         trained_through,
         split.judge.event_timestamp.min(),
@@ -105,7 +110,12 @@ def fit_and_register(
                 "valid_auc": [record.valid_auc for record in epochs],
             },
             metrics=flat_metrics(models) | history,
-            tables={"models": models, "differences": differences, "slices": slices},
+            tables={
+                "models": models,
+                "differences": differences,
+                "slices": slices,
+                "worth": groups,
+            },
             judged=judged.assign(**answers),
             figures={
                 "calibration": figures.calibration(labels, answers),
@@ -140,16 +150,21 @@ def judge_baselines(split: "Split", names: tuple[str, ...]) -> dict[str, "np.nda
 def compare_models(
     flights: "pd.DataFrame", answers: dict[str, "np.ndarray"]
 ) -> tuple["pd.DataFrame", "pd.DataFrame"]:
-    """Scores a model; and log-loss of the network against each other model, with interval."""
+    """Scores a model; and log-loss of the network against each other model; with intervals."""
     from dataclasses import asdict
 
     import pandas as pd
 
-    from ontime.evaluation import compare, scores
+    from ontime.evaluation import compare, ece_interval, scores
 
     labels = flights.is_late.to_numpy(dtype=bool)
     models = pd.DataFrame(
-        [{"model": name} | scores(labels, answer) for name, answer in answers.items()]
+        [
+            {"model": name}
+            | scores(labels, answer)
+            | dict(zip(("ece_low", "ece_high"), ece_interval(flights, answer), strict=True))
+            for name, answer in answers.items()
+        ]
     )
     differences = pd.DataFrame(
         [

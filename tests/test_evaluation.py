@@ -139,3 +139,19 @@ def test_warning_at_the_threshold_costs_least() -> None:
 
     chosen = evaluation.expected_cost_threshold(1, 4)
     assert cost(chosen) < min(cost(chosen - 0.1), cost(chosen + 0.1))
+
+
+def test_the_interval_of_the_ece_holds_the_true_gap_and_knows_about_days() -> None:
+    """Every day is off by its own amount, 0.06 on average: few days say little about that."""
+    rng = np.random.default_rng(0)
+    held = []
+    for _ in range(40):
+        day = np.repeat(np.arange(40), 150)
+        p = rng.uniform(0.2, 0.6, len(day))
+        y = rng.random(len(day)) < p + rng.normal(0.06, 0.05, 40)[day]
+        departure = pd.Timestamp("2013-05-01T16:00Z") + pd.to_timedelta(day, unit="D")
+        flights = pd.DataFrame({"scheduled_departure": departure, "is_late": y})
+        low, high = evaluation.ece_interval(flights, p)
+        assert low < evaluation.expected_calibration_error(y, p) < high
+        held.append(low < 0.06 < high)
+    assert np.mean(held) >= 0.85

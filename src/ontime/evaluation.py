@@ -115,6 +115,32 @@ def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray) ->
     return float(np.average(gaps, weights=bins["n"]))
 
 
+def ece_interval(
+    flights: pd.DataFrame, probabilities: np.ndarray, n_resamples: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """95% interval of the ECE on flights [n] with is_late and scheduled_departure.
+
+    Whole local days are drawn, the bins stay. A resample adds its own noise to every gap, so that
+    resampled ECEs are too high: the basic bootstrap (reflected at the estimate) takes that back.
+    """
+    y, p = _checked(flights["is_late"].to_numpy(dtype=bool), probabilities)
+    days = pd.factorize(local_days(flights))[0]
+    order = np.argsort(p, kind="stable")
+    bins = np.empty(len(p), dtype=np.int64)
+    for number, part in enumerate(np.array_split(order, min(ECE_BINS, len(p)))):
+        bins[part] = number
+    n_days, n_bins = days.max() + 1, bins.max() + 1
+    excess = np.bincount(days * n_bins + bins, weights=p - y, minlength=n_days * n_bins)
+    drawn = np.random.default_rng(seed).multinomial(
+        n_days, np.full(n_days, 1 / n_days), size=n_resamples
+    )  # [resamples, days]: how often each day
+    sizes = drawn @ np.bincount(days)
+    resampled = np.abs(drawn @ excess.reshape(n_days, n_bins)).sum(axis=1) / sizes
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    ece = expected_calibration_error(y, p)
+    return max(0.0, float(2 * ece - high)), max(0.0, float(2 * ece - low))
+
+
 def paired_bootstrap(
     labels: np.ndarray,
     a: np.ndarray,
@@ -138,8 +164,13 @@ def paired_bootstrap(
 def compare(flights: pd.DataFrame, a: np.ndarray, b: np.ndarray) -> Comparison:
     """Log-loss of a minus b on flights [n] with is_late and scheduled_departure, local days drawn
     whole: flights of one day are not independent."""
-    days = flights.scheduled_departure.dt.tz_convert(HOME_ZONE).dt.date
-    return paired_bootstrap(flights.is_late.to_numpy(dtype=bool), a, b, clusters=days)
+    labels = flights["is_late"].to_numpy(dtype=bool)
+    return paired_bootstrap(labels, a, b, clusters=local_days(flights))
+
+
+def local_days(flights: pd.DataFrame) -> pd.Series:
+    """The New York day of each departure [n]."""
+    return flights["scheduled_departure"].dt.tz_convert(HOME_ZONE).dt.date
 
 
 def _by_cluster(

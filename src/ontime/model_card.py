@@ -24,8 +24,18 @@ Log-loss against the network, paired bootstrap over whole days (negative: the ne
 
 {differences}
 
-## Calibration by group
+## What the inputs are worth
+How much each group of inputs lowers the log-loss on flights of these weeks, in nats a flight: mean
+Shapley values, from knowing nothing (every input missing) to the answer. `POST /explain` tells the
+same of one flight, in probability.
+
+{worth}
+
+## Fairness: calibration by group
 Predicted minus actual share of late flights. A gap of more than three standard errors is marked.
+The ranges, from the group judged most mildly to the one judged most harshly:
+
+{ranges}
 
 {slices}
 
@@ -48,13 +58,15 @@ def model_card(
     models: pd.DataFrame,
     differences: pd.DataFrame,
     slices: pd.DataFrame,
+    worth: pd.DataFrame,
     sizes: dict[str, int],
     trained_through: datetime,
     judge_from: datetime,
     judge_to: datetime,
     threshold: float,
 ) -> str:
-    """The card as Markdown. ``models``: a row a model; ``slices``: a row a group."""
+    """The card as Markdown. ``models``: a row a model; ``slices``: a row a group;
+    ``worth``: a row a group of inputs."""
     marked = slices.assign(
         marked=(slices.gap.abs() > 3 * slices.gap_error).map({True: "<-", False: ""})
     )
@@ -69,8 +81,20 @@ def model_card(
         cost_ratio=COST_RATIO,
         models=markdown(models),
         differences=markdown(differences),
+        worth=markdown(worth),
+        ranges=_ranges(slices),
         slices=markdown(marked),
     )
+
+
+def _ranges(slices: pd.DataFrame) -> str:
+    """For each slice, the groups with the lowest and the highest gap."""
+    lines = []
+    for name, groups in slices.groupby("slice", sort=False):
+        ordered = groups.sort_values("gap")
+        low, high = ordered.iloc[0], ordered.iloc[-1]
+        lines.append(f"- {name}: {low.value} {low.gap:+.3f} to {high.value} {high.gap:+.3f}")
+    return "\n".join(lines)
 
 
 def markdown(table: pd.DataFrame) -> str:
