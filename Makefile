@@ -86,6 +86,9 @@ yardstick: $(STAMP) ## the last demo against a new model every DAYS days, no gat
 rolling: $(STAMP) ## every model on every month from May, fitted on all before (some minutes)
 	$(PY) -m pipelines.rolling
 
+reproduce: $(STAMP) ## a logged run made again, from the source on, and compared: make reproduce RUN=id
+	$(PY) -m pipelines.reproduce $(RUN)
+
 readme: $(STAMP) ## the last demo's figures into README.md
 	$(PY) -m pipelines.readme
 

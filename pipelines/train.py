@@ -6,6 +6,7 @@ The version that is registered (alias `challenger`) is the very model that was j
 """
 
 import argparse
+import platform
 import shutil
 import subprocess
 from datetime import datetime
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from ontime.dataset import Split
+    from ontime.run_log import Training
+    from ontime.training import TrainConfig
 
 SLICES = ("carrier", "origin", "day_part")
 WORTH_ROWS = 2_000  # flights that say what the inputs are worth: half a second
@@ -60,16 +63,33 @@ def fit_and_register(
     baselines: tuple[str, ...],
 ) -> tuple[str, list[dict[str, Any]], str]:
     """Fit, judge and log; the new version, the table of models and the model card."""
+    from ontime.run_log import log_training
+    from ontime.training import TrainConfig
+
+    training = judged_training(split, history, as_of, TrainConfig(), device, baselines)
+    version = log_training(Settings(), training)
+    return version, training.tables["models"].to_dict("records"), training.model_card
+
+
+def judged_training(
+    split: "Split",
+    history: dict[str, float],
+    as_of: datetime,
+    config: "TrainConfig",
+    device: str,
+    baselines: tuple[str, ...],
+) -> "Training":
+    """Fit and judge: everything of a run that is worth logging, and nothing logged yet."""
     from dataclasses import asdict
 
-    from ontime import figures, registry
+    from ontime import figures
     from ontime.evaluation import expected_cost_threshold, slice_table
     from ontime.explanation import worth
     from ontime.features import FEATURE_SPEC
     from ontime.model_card import COST_RATIO, model_card
-    from ontime.training import TrainConfig, fit
+    from ontime.run_log import Training
+    from ontime.training import fit
 
-    config = TrainConfig()
     model, epochs = fit(split.fit, split.valid, FEATURE_SPEC, config, device)
     answers = {"network": model.predict(split.judge)} | judge_baselines(split, baselines)
     models, differences = compare_models(split.judge, answers)
@@ -98,36 +118,38 @@ def fit_and_register(
         threshold,
     )
     judged = split.judge[["flight_id", "event_timestamp", "scheduled_departure", "is_late"]]
-    version = registry.log_training(
-        Settings(),
-        registry.Training(
-            as_of=as_of,
-            model=model,
-            parameters=asdict(config) | {f"rows_{name}": n for name, n in sizes.items()},
-            curves={
-                "train_loss": [record.train_loss for record in epochs],
-                "valid_log_loss": [record.valid_log_loss for record in epochs],
-                "valid_auc": [record.valid_auc for record in epochs],
-            },
-            metrics=flat_metrics(models) | history,
-            tables={
-                "models": models,
-                "differences": differences,
-                "slices": slices,
-                "worth": groups,
-            },
-            judged=judged.assign(**answers),
-            figures={
-                "calibration": figures.calibration(labels, answers),
-                "roc_and_precision_recall": figures.roc_and_precision_recall(labels, answers),
-                "learning_curve": figures.learning_curve(epochs),
-            },
-            model_card=card,
-            data=split.fit,
-            tags={"as_of": as_of.isoformat(), "code_revision": code_revision()},
-        ),
+    return Training(
+        as_of=as_of,
+        model=model,
+        parameters=asdict(config) | {f"rows_{name}": n for name, n in sizes.items()},
+        curves={
+            "train_loss": [record.train_loss for record in epochs],
+            "valid_log_loss": [record.valid_log_loss for record in epochs],
+            "valid_auc": [record.valid_auc for record in epochs],
+        },
+        metrics=flat_metrics(models) | history,
+        tables={
+            "models": models,
+            "differences": differences,
+            "slices": slices,
+            "worth": groups,
+        },
+        judged=judged.assign(**answers),
+        figures={
+            "calibration": figures.calibration(labels, answers),
+            "roc_and_precision_recall": figures.roc_and_precision_recall(labels, answers),
+            "learning_curve": figures.learning_curve(epochs),
+        },
+        model_card=card,
+        data=split.fit,
+        tags={
+            "as_of": as_of.isoformat(),
+            "baselines": " ".join(baselines),
+            "device": device,
+            "code_revision": code_revision(),
+        }
+        | surroundings(),
     )
-    return version, models.to_dict("records"), card
 
 
 def judge_baselines(split: "Split", names: tuple[str, ...]) -> dict[str, "np.ndarray"]:
@@ -184,6 +206,18 @@ def flat_metrics(models: "pd.DataFrame") -> dict[str, float]:
         prefix = "" if row["model"] == "network" else f"{row['model']}_"
         metrics |= {f"{prefix}{name}": v for name, v in row.items() if name != "model"}
     return metrics
+
+
+def surroundings() -> dict[str, str]:
+    """What beside data, code and configuration decides the last bits of a weight."""
+    import torch
+
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "threads": str(torch.get_num_threads()),
+    }
 
 
 def code_revision() -> str:

@@ -5,20 +5,19 @@ serves. A version is a folder of two files (weights and their description), load
 `ontime.model.TrainedModel.load`: nothing is unpickled, and no code of the artifact runs.
 """
 
-import hashlib
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
-from ontime.model import TrainedModel
+from ontime.model import DESCRIPTION_FILE, TrainedModel
 from ontime.settings import Settings
 
 # A registry that is down must be noticed in seconds: MLflow itself retries for minutes.
@@ -30,41 +29,29 @@ os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow
-from mlflow.data.code_dataset_source import CodeDatasetSource
-from mlflow.data.meta_dataset import MetaDataset
 from mlflow.exceptions import MlflowException
-from mlflow.models import infer_signature
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 NAME = "ontime"
 CHAMPION, CHALLENGER = "champion", "challenger"
 EXPERIMENT = "ontime"
 JUDGED, REFERENCE = "judged.parquet", "reference.parquet"
-REFERENCE_ROWS = 5_000
 MISSING_CODES = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
+
+
+@dataclass(frozen=True)
+class LoggedRun:
+    """What MLflow holds of a training run, as far as it can be made again."""
+
+    version: str  # that it registered
+    tags: dict[str, str]
+    metrics: dict[str, float]  # the last value of each
+    data_digest: str
+    weights_sha256: str
+    config: dict[str, Any]  # `ontime.training.TrainConfig` as a dict
 
 
 class RegistryUnavailable(RuntimeError):
     """The registry or its artifact store did not answer as it must."""
-
-
-@dataclass(frozen=True)
-class Training:
-    """Everything that is worth keeping of one training run."""
-
-    as_of: datetime
-    model: TrainedModel
-    parameters: dict[str, Any]
-    curves: dict[str, list[float]]  # metric -> value an epoch
-    metrics: dict[str, float]
-    tables: dict[str, pd.DataFrame]
-    judged: pd.DataFrame  # a row a judged flight: flight_id, is_late and each model's answer
-    figures: dict[str, "Figure"]
-    model_card: str
-    data: pd.DataFrame  # the examples it was fitted on, for the digest
-    tags: dict[str, str] = field(default_factory=dict)
 
 
 def connect(settings: Settings) -> None:
@@ -78,74 +65,6 @@ def connect(settings: Settings) -> None:
     if mlflow.get_experiment_by_name(EXPERIMENT) is None:
         mlflow.create_experiment(EXPERIMENT, artifact_location=(home / "artifacts").as_uri())
     mlflow.set_experiment(EXPERIMENT)
-
-
-def log_training(settings: Settings, training: Training) -> str:
-    """Log a run with its model, register the model as challenger; the new version's number."""
-    with _translated():
-        connect(settings)
-        with mlflow.start_run(run_name=f"train {training.as_of:%Y-%m-%d}", tags=training.tags):
-            _log_numbers(training)
-            _log_data(training)
-            for name, table in training.tables.items():
-                mlflow.log_table(table, f"tables/{name}.json")
-            for name, figure in training.figures.items():
-                mlflow.log_figure(figure, f"figures/{name}.png")
-            _log_parquet(training.judged, JUDGED)
-            _log_parquet(_reference(training), REFERENCE)
-            info = _log_model(training)
-        client = mlflow.MlflowClient()
-        version = str(info.registered_model_version)
-        client.update_model_version(NAME, version, description=training.model_card)
-        client.set_registered_model_alias(NAME, CHALLENGER, version)
-    return version
-
-
-def _log_numbers(training: Training) -> None:
-    mlflow.log_params(training.parameters)
-    client, run = mlflow.MlflowClient(), mlflow.active_run()
-    assert run is not None
-    now = int(pd.Timestamp.now().timestamp() * 1000)
-    points = [(name, value, 0) for name, value in training.metrics.items()] + [
-        (f"epoch_{name}", value, step)
-        for name, values in training.curves.items()
-        for step, value in enumerate(values, start=1)
-    ]
-    # One call: fifty single ones take half a second.
-    metrics = [mlflow.entities.Metric(name, value, now, step) for name, value, step in points]
-    client.log_batch(run.info.run_id, metrics=metrics)
-
-
-def _log_data(training: Training) -> None:
-    """Which rows it was fitted on. `from_pandas` would walk every value for a schema, six seconds,
-    and take its digest from the first 10,000 rows."""
-    dataset = MetaDataset(  # type: ignore[abstract]
-        CodeDatasetSource(training.tags),
-        name=f"flights known on {training.as_of:%Y-%m-%d}",
-        digest=data_digest(training.data),
-        schema=infer_signature(training.data.head()).inputs,
-    )
-    mlflow.log_input(dataset, context="training")
-
-
-def data_digest(rows: pd.DataFrame) -> str:
-    """Of every name and value, in order; 32 hexadecimal digits, as MLflow keeps 36 at most."""
-    digest = hashlib.sha256(" ".join(rows.columns).encode())
-    digest.update(pd.util.hash_pandas_object(rows, index=False).to_numpy().tobytes())
-    return digest.hexdigest()[:32]
-
-
-def _reference(training: Training) -> pd.DataFrame:
-    spec = training.model.spec
-    rows = training.data[[*spec.numeric, *spec.categorical]]
-    rows = rows.sample(min(REFERENCE_ROWS, len(rows)), random_state=0)
-    return rows.assign(probability_late=training.model.predict(rows))
-
-
-def _log_parquet(frame: pd.DataFrame, name: str) -> None:
-    with tempfile.TemporaryDirectory() as scratch:
-        frame.to_parquet(Path(scratch) / name)
-        mlflow.log_artifact(str(Path(scratch) / name))
 
 
 def judged(settings: Settings, version: str) -> pd.DataFrame:
@@ -165,29 +84,57 @@ def describe(settings: Settings, version: str) -> dict[str, Any]:
 
 def attach(settings: Settings, version: str, paths: list[Path]) -> None:
     """Log files to the run that made a version."""
-    with _translated():
+    with translated():
         client = _client(settings)
         run_id = _run_id(settings, version)
         for path in paths:
             client.log_artifact(run_id, str(path), "monitoring")
 
 
+def logged_run(settings: Settings, run_id: str) -> LoggedRun:
+    """A training run by its id.
+
+    Raises:
+        LookupError: if the run registered no version.
+        RegistryUnavailable: if there is no such run, or the registry does not answer.
+    """
+    with translated():
+        client = _client(settings)
+        run = client.get_run(run_id)
+        versions = client.search_model_versions(f"name = '{NAME}' and run_id = '{run_id}'")
+    if not versions:
+        raise LookupError(f"a run to make again registered a model; run {run_id!r} has none")
+    datasets = run.inputs.dataset_inputs if run.inputs else []
+    version = str(versions[0].version)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = download(settings, version, Path(scratch))
+        description = json.loads((folder / DESCRIPTION_FILE).read_text())
+    return LoggedRun(
+        version=version,
+        tags=dict(run.data.tags),
+        metrics=dict(run.data.metrics),
+        data_digest=datasets[0].dataset.digest,
+        weights_sha256=description["weights_sha256"],
+        config=description["metadata"]["config"],
+    )
+
+
 def metrics(settings: Settings, version: str) -> dict[str, float]:
     """The last value of every metric of the run that made a version."""
-    with _translated():
+    with translated():
         return dict(_client(settings).get_run(_run_id(settings, version)).data.metrics)
 
 
 def table(settings: Settings, version: str, name: str) -> pd.DataFrame:
     """A table that was logged with the run that made a version."""
-    with _translated():
+    with translated():
         connect(settings)
         run_id = _run_id(settings, version)
         return mlflow.load_table(f"tables/{name}.json", run_ids=[run_id])
 
 
 def _read_parquet(settings: Settings, version: str, name: str) -> pd.DataFrame:
-    with _translated(), tempfile.TemporaryDirectory() as scratch:
+    with translated(), tempfile.TemporaryDirectory() as scratch:
         run_id = _run_id(settings, version)
         mlflow.set_tracking_uri(settings.mlflow_url)
         path = mlflow.artifacts.download_artifacts(
@@ -196,35 +143,13 @@ def _read_parquet(settings: Settings, version: str, name: str) -> pd.DataFrame:
         return pd.read_parquet(path)
 
 
-def _log_model(training: Training) -> Any:
-    spec = training.model.spec
-    example = training.data[[*spec.numeric, *spec.categorical]].tail(5).reset_index(drop=True)
-    answer = pd.DataFrame({"probability_late": training.model.predict(example)})
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "model"
-        training.model.save(folder)
-        (folder / "model_card.md").write_text(training.model_card)
-        mlflow.log_text(training.model_card, "model_card.md")
-        return mlflow.pyfunc.log_model(
-            name="model",
-            loader_module="ontime.model",
-            data_path=str(folder),
-            signature=infer_signature(example, answer),
-            input_example=example,
-            # Stated, because working them out would import everything for seconds.
-            pip_requirements=["torch", "numpy", "pandas", "safetensors"],
-            registered_model_name=NAME,
-            await_registration_for=60,
-        )
-
-
 def resolve(settings: Settings, alias: str) -> str | None:
     """The version that an alias names now, or None.
 
     Raises:
         RegistryUnavailable: if the registry does not answer.
     """
-    with _translated():
+    with translated():
         try:
             found = _client(settings).get_model_version_by_alias(NAME, alias)
         except MlflowException as error:
@@ -236,7 +161,7 @@ def resolve(settings: Settings, alias: str) -> str | None:
 
 def set_alias(settings: Settings, alias: str, version: str) -> None:
     """Let an alias name a version from now on."""
-    with _translated():
+    with translated():
         _client(settings).set_registered_model_alias(NAME, alias, version)
 
 
@@ -249,7 +174,7 @@ def drop_aliases(settings: Settings) -> None:
 
 def tag_version(settings: Settings, version: str, tags: dict[str, str]) -> None:
     """Write down on a version what became of it."""
-    with _translated():
+    with translated():
         client = _client(settings)
         for key, value in tags.items():
             client.set_model_version_tag(NAME, version, key, value)
@@ -261,7 +186,7 @@ def download(settings: Settings, version: str, to: Path) -> Path:
     Raises:
         RegistryUnavailable: if the registry or the artifact store does not answer.
     """
-    with _translated(), tempfile.TemporaryDirectory() as scratch:
+    with translated(), tempfile.TemporaryDirectory() as scratch:
         mlflow.set_tracking_uri(settings.mlflow_url)
         downloaded = mlflow.artifacts.download_artifacts(
             artifact_uri=f"models:/{NAME}/{version}", dst_path=scratch
@@ -287,7 +212,7 @@ def _client(settings: Settings) -> mlflow.MlflowClient:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def translated() -> Iterator[None]:
     """MLflow and its stores fail in many types; to a caller they all mean one thing."""
     try:
         yield

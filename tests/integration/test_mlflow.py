@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ontime import registry
+from ontime import registry, run_log
 from ontime.encoder import Encoder
 from ontime.model import DelayNetwork, FeatureSpec, ModelConfig, TrainedModel
 from ontime.settings import Settings
@@ -39,9 +39,9 @@ def model() -> TrainedModel:
 
 @pytest.fixture(scope="module")
 def version(settings: Settings, model: TrainedModel) -> str:
-    return registry.log_training(
+    return run_log.log_training(
         settings,
-        registry.Training(
+        run_log.Training(
             as_of=datetime(2013, 5, 1, tzinfo=UTC),
             model=model,
             parameters={"hidden": 8},
