@@ -1,6 +1,7 @@
 """Train: fit the network and its baselines on what was known at a moment, judge, log, register.
 
     python -m pipelines.train --as-of 2013-05-01 [--device auto|cpu|cuda]
+    torchrun --nproc-per-node=2 -m pipelines.train --as-of 2013-05-01
 
 The version that is registered (alias `challenger`) is the very model that was judged.
 """
@@ -251,12 +252,29 @@ def train(as_of: datetime, device: str = "auto", baselines: tuple[str, ...] = AL
     return version
 
 
+def follow(as_of: datetime, device: str) -> None:
+    """What torchrun's other processes do: the same fit of the same rows, and nothing else."""
+    from ontime.features import FEATURE_SPEC
+    from ontime.training import TrainConfig, fit
+
+    split, _ = load_split.fn(as_of)
+    fit(split.fit, split.valid, FEATURE_SPEC, TrainConfig(), device)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--as-of", type=parse_moment, default=parse_moment("2013-05-01"))
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     arguments = parser.parse_args()
-    train(arguments.as_of, arguments.device)
+
+    from ontime.processes import process_group, rank_and_size
+    from ontime.training import pick_device
+
+    with process_group(pick_device(arguments.device).type == "cuda"):
+        if rank_and_size()[0] == 0:
+            train(arguments.as_of, arguments.device)
+        else:
+            follow(arguments.as_of, arguments.device)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ MAY_IMPORT = {
     "pipelines": {"ontime", "monitoring", "feature_repo"},  # the API over HTTP, like any client
 }
 # It also runs on a bare GPU machine.
-TRAINING_CORE = {"ontime.encoder", "ontime.model", "ontime.training", "ontime.evaluation"}
+TRAINING_CORE = {"ontime.encoder", "ontime.model", "ontime.training", "ontime.processes"}
+TRAINING_CORE |= {"ontime.evaluation"}
 CORE_PACKAGES = {"numpy", "pandas", "pyarrow", "safetensors", "torch"}
 # Slow to import, or changes the process (Feast resets the warning filters): only inside tasks.
 ONLY_IN_TASKS = {"evidently", "feast", "torch"}

@@ -95,10 +95,11 @@ def test_cuda_without_a_gpu_and_unknown_devices_are_refused() -> None:
             pick_device("cuda")
 
 
-def test_cpu_and_cuda_agree_where_there_is_a_gpu(train: pd.DataFrame, valid: pd.DataFrame) -> None:
-    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
-    losses = [fit(train, valid, SPEC, SMALL, name)[1][-1].valid_log_loss for name in devices]
-    assert max(losses) - min(losses) < 0.01
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="compares CPU with CUDA: needs a GPU")
+def test_cpu_and_cuda_agree(train: pd.DataFrame, valid: pd.DataFrame) -> None:
+    """Their random generators differ, so that the batches do: equal up to that noise."""
+    cpu, cuda = (fit(train, valid, SPEC, SMALL, device)[1] for device in ("cpu", "cuda"))
+    assert cpu[-1].valid_log_loss == pytest.approx(cuda[-1].valid_log_loss, abs=0.01)
 
 
 @pytest.mark.parametrize("broken", ["no labels", "missing label", "one kind"])

@@ -114,7 +114,7 @@ class DelayNetwork(nn.Module):
         x = x.expand(self.config.members, -1, -1)
         for i, layer in enumerate(self.hidden):
             x = torch.relu(layer(x))
-            x = x if masks is None else x * masks[i]
+            x = x * masks[i] if masks else x
         logits: Tensor = self.output(x)
         return logits.squeeze(2).T
 

@@ -11,6 +11,7 @@ Notable decisions
   so that a stale view or a new carrier costs what it must; and it leans less on any one view.
 - The best epoch's weights by log-loss on `valid`, which is later in time than `train`, are kept.
 - One seed decides everything: two runs on the same CPU with as many threads give the same weights.
+- Of several processes (torchrun, see `ontime.processes`) each computes its share of every batch.
 """
 
 import math
@@ -34,6 +35,7 @@ from ontime.model import (
     build_vocabularies,
     numeric_tensor,
 )
+from ontime.processes import average, average_gradients, rank_and_size
 
 
 class TrainingError(ValueError):
@@ -83,6 +85,9 @@ class Rows:
         columns = (self.encoded, self.categories, self.labels)
         return Rows(*(column.index_select(0, index) for column in columns))
 
+    def share(self, part: slice) -> "Rows":
+        return Rows(self.encoded[part], self.categories[part], self.labels[part])
+
 
 def fit(
     train: pd.DataFrame,
@@ -120,15 +125,17 @@ def _learn(model: TrainedModel, train: Rows, valid: Rows, config: TrainConfig) -
     kept: dict[str, Tensor] = {}
     history: list[EpochRecord] = []
     epoch = _epoch_function(model, train, config)
-    print("epoch  train loss  valid log-loss  valid AUC     rows/s")
+    if first := rank_and_size()[0] == 0:
+        print("epoch  train loss  valid log-loss  valid AUC     rows/s")
     for number in range(1, config.epochs + 1):
         loss, rate = epoch()
         record = EpochRecord(number, loss, *_judge(model.network, valid), rate)
         history.append(record)
-        _print(record)
+        if first:
+            _print(record)
         if record.valid_log_loss < best:
             best, stop_after = record.valid_log_loss, number + config.patience
-            kept = {name: t.detach().clone() for name, t in model.network.state_dict().items()}
+            kept = {name: t.clone() for name, t in model.network.state_dict().items()}
         elif number >= stop_after:
             break
     model.network.load_state_dict(kept)
@@ -138,33 +145,39 @@ def _learn(model: TrainedModel, train: Rows, valid: Rows, config: TrainConfig) -
 def _epoch_function(
     model: TrainedModel, train: Rows, config: TrainConfig
 ) -> Callable[[], tuple[float, float]]:
-    """What one epoch does: mean loss a row, and rows a second."""
+    """What one epoch does: mean loss a row, and rows a second, of all processes together."""
     network, device = model.network, train.labels.device
+    rank, processes = rank_and_size()
+    mine = slice(rank, None, processes)  # of every batch
     amp = bf16_is_fast(device)
     if amp:
         train.encoded = train.encoded.bfloat16()
-    random = torch.Generator(device).manual_seed(config.seed)
-    n, size = len(train.labels), min(config.batch_size, len(train.labels))
+    random, n = torch.Generator(device).manual_seed(config.seed), len(train.labels)
+    size = min(config.batch_size, n)
+    if size % processes:
+        raise TrainingError(f"{processes} processes share batches evenly; {size} rows do not")
     hide = Hider(model.spec, config.hide_share, random)
     dropout = DropoutPool(config.network, size, train.encoded.dtype, random)
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=0.0, weight_decay=config.weight_decay, fused=True
     )
-    steps = n // size
+    steps, done = n // size, 0
     planned = steps * config.epochs
-    done = 0
 
     def step(index: Tensor) -> Tensor:
         nonlocal done
         done += 1
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * _schedule(done / planned, config.warm_up)
-        rows = hide(train.take(index))
+        rows = hide(train.take(index)).share(mine)
+        masks = [mask[:, mine] for mask in dropout.masks()]
         with torch.autocast(device.type, torch.bfloat16, enabled=amp):
-            logits = network.logits(rows.encoded, rows.categories, dropout.masks())
+            logits = network.logits(rows.encoded, rows.categories, masks)
         targets = rows.labels[:, None].expand_as(logits)
         loss = F.binary_cross_entropy_with_logits(logits.float(), targets)
         (loss * config.network.members).backward()  # as if each member were trained alone
+        if processes > 1:
+            average_gradients(network)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return loss.detach()
@@ -176,6 +189,8 @@ def _epoch_function(
         total = torch.zeros((), device=device)
         for index in order.split(size):
             total += step(index)  # stays on the device: reading it would wait for every step
+        if processes > 1:
+            average(total)
         return float(total) / steps, steps * size / (time.perf_counter() - started)
 
     return epoch
@@ -223,8 +238,9 @@ class DropoutPool:
         kept = torch.rand(size, generator=random, device=random.device) >= config.dropout
         self.pool = kept.to(dtype) / (1 - config.dropout)
 
-    def masks(self) -> list[Tensor] | None:
-        return None if self.share == 0 else [self._mask() for _ in range(self.layers)]
+    def masks(self) -> list[Tensor]:
+        """One a layer; none without dropout."""
+        return [self._mask() for _ in range(self.layers if self.share else 0)]
 
     def _mask(self) -> Tensor:
         size = math.prod(self.shape)
