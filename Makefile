@@ -6,6 +6,8 @@ AS_OF ?= 2013-05-01# what was known at this moment, UTC
 START ?= 2013-05-01# replay from here
 END ?= 2013-08-01# up to here
 DAYS ?= 28
+MODEL ?= network
+TRIALS ?= 50
 PORT ?= 9000# above 8000 to 8999, where Prefect starts its temporary server
 
 PY := .venv/bin/python
@@ -85,6 +87,9 @@ yardstick: $(STAMP) ## the last demo against a new model every DAYS days, no gat
 
 rolling: $(STAMP) ## every model on every month from May, fitted on all before (some minutes)
 	$(PY) -m pipelines.rolling
+
+tune: $(STAMP) ## 50 trials of MODEL (network, lightgbm), compared in MLflow; the winner into tuned.json
+	$(PY) -m pipelines.tune --model $(MODEL) --trials $(TRIALS)
 
 reproduce: $(STAMP) ## a logged run made again, from the source on, and compared: make reproduce RUN=id
 	$(PY) -m pipelines.reproduce $(RUN)

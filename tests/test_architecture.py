@@ -25,7 +25,7 @@ MAY_IMPORT = {
 }
 # It also runs on a bare GPU machine.
 TRAINING_CORE = {"ontime.encoder", "ontime.model", "ontime.training", "ontime.processes"}
-TRAINING_CORE |= {"ontime.evaluation"}
+TRAINING_CORE |= {"ontime.evaluation", "ontime.tuned"}
 CORE_PACKAGES = {"numpy", "pandas", "pyarrow", "safetensors", "torch"}
 # Slow to import, or changes the process (Feast resets the warning filters): only inside tasks.
 ONLY_IN_TASKS = {"evidently", "feast", "torch"}

@@ -21,24 +21,19 @@ from sklearn.linear_model import LogisticRegression
 
 from ontime.encoder import Encoder
 from ontime.model import FeatureSpec, build_vocabularies, category_tensor, numeric_tensor
+from ontime.tuned import TUNED
 
 LIGHTGBM_PARAMETERS = {
     "objective": "binary",
     "learning_rate": 0.03,
-    "num_leaves": 31,  # the best of eight settings from April to August
-    "min_data_in_leaf": 100,
-    "feature_fraction": 0.5,
-    "bagging_fraction": 0.8,
     "bagging_freq": 1,
-    "lambda_l2": 5.0,
-    "cat_smooth": 50.0,
     "max_cat_to_onehot": 20,
     "num_threads": 2,
     "deterministic": True,
     "force_row_wise": True,
     "seed": 2013,
     "verbosity": -1,
-}
+} | TUNED["lightgbm"]
 LIGHTGBM_ROUNDS, LIGHTGBM_PATIENCE = 1000, 50
 
 

@@ -31,6 +31,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ontime.encoder import ENCODED_VIEWS, Encoder
+from ontime.tuned import TUNED
 
 PREDICT_BATCH = 16_384  # rows at a time: memory stays bounded for files of any size
 WEIGHTS_FILE, DESCRIPTION_FILE, FORMAT = "weights.safetensors", "model.json", 1
@@ -63,13 +64,13 @@ class FeatureSpec:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Size of the network."""
+    """Size of the network; numbers from `tuned.json` were searched for by `make tune`."""
 
-    hidden: int = 128  # units a layer and member
-    layers: int = 2  # three took 1.4 times as long and were no better
+    hidden: int = TUNED["network"]["hidden"]  # units a layer and member
+    layers: int = TUNED["network"]["layers"]
     members: int = 4
-    dropout: float = 0.3
-    embedding: int = 8  # numbers a category is turned into
+    dropout: float = TUNED["network"]["dropout"]
+    embedding: int = TUNED["network"]["embedding"]  # numbers a category is turned into
 
 
 class PackedLinear(nn.Module):

@@ -36,6 +36,7 @@ from ontime.model import (
     numeric_tensor,
 )
 from ontime.processes import average, average_gradients, rank_and_size
+from ontime.tuned import TUNED
 
 
 class TrainingError(ValueError):
@@ -44,16 +45,16 @@ class TrainingError(ValueError):
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The documented experiment. Chosen by rolling origin from April to July, never later."""
+    """The documented experiment; numbers from `tuned.json` were searched for by `make tune`."""
 
     seed: int = 2013
-    epochs: int = 5  # a full annealing; the days of training are remembered after that
+    epochs: int = TUNED["training"]["epochs"]  # one annealing
     patience: int = 3  # epochs without a better validation log-loss before it stops
-    batch_size: int = 4096  # fewer, larger steps: 3 to 8 times the rows/s of batches of 256
-    learning_rate: float = 1.5e-3
+    batch_size: int = TUNED["training"]["batch_size"]
+    learning_rate: float = TUNED["training"]["learning_rate"]
     warm_up: float = 0.1  # share of the steps
-    weight_decay: float = 0.01  # up to 1.0 nothing changed
-    hide_share: float = 0.1  # of the rows lose each group, and each category, at random
+    weight_decay: float = TUNED["training"]["weight_decay"]
+    hide_share: float = TUNED["training"]["hide_share"]  # rows that lose a group, or a category
     network: ModelConfig = field(default_factory=ModelConfig)
 
     def __post_init__(self) -> None:
@@ -239,7 +240,6 @@ class DropoutPool:
         self.pool = kept.to(dtype) / (1 - config.dropout)
 
     def masks(self) -> list[Tensor]:
-        """One a layer; none without dropout."""
         return [self._mask() for _ in range(self.layers if self.share else 0)]
 
     def _mask(self) -> Tensor:
