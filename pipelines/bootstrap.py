@@ -26,7 +26,7 @@ AS_OF = parse_moment("2013-05-01")  # where the replay starts
 BASELINES = ("logistic", "base_rate")  # the ones that the gate asks for
 
 
-@flow(name="bootstrap")
+@flow(name="bootstrap", retries=2, retry_delay_seconds=5)
 def bootstrap(as_of: datetime) -> str:
     """Tables, features, online store and a first champion; the version that serves.
 

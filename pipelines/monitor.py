@@ -6,7 +6,7 @@ python -m pipelines.monitor --as-of 2013-05-15
 import argparse
 import json
 from dataclasses import asdict
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from prefect import flow, task
@@ -101,13 +101,15 @@ def write_report(settings: Settings, signals: "Signals", decision: "Decision") -
 
 
 @flow(name="monitor")
-def monitor(now: datetime) -> dict[str, Any]:
+def monitor(now: datetime | None = None) -> dict[str, Any]:
     """One look at production: figures, drift, a decision, and the retrain if it was decided.
 
+    ``now`` is the moment to judge from; what a schedule starts judges from the wall clock.
     A retrain that was decided and never finished (the process died) is carried out first.
     """
     from ontime.decision_log import open_decision_log
 
+    now = now or datetime.now(UTC)
     for decision_id in open_decision_log(Settings()).unfinished():
         start_retrain(now, decision_id)
     signals = look(now)

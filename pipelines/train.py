@@ -222,17 +222,16 @@ def surroundings() -> dict[str, str]:
 
 
 def code_revision() -> str:
-    """The commit that is checked out, with ``+`` if files differ from it; empty outside git."""
-    if shutil.which("git") is None:
-        return ""
-    found = subprocess.run(
-        ["git", "describe", "--always", "--abbrev=40", "--dirty=+"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return found.stdout.strip()
+    """The commit that is checked out, with ``+`` if files differ from it.
+
+    Without git, as in the image, what the settings say.
+    """
+    if shutil.which("git") is not None:
+        describe = ["git", "describe", "--always", "--abbrev=40", "--dirty=+"]
+        found = subprocess.run(describe, cwd=ROOT, capture_output=True, text=True, check=False)
+        if found.returncode == 0:
+            return found.stdout.strip()
+    return Settings().code_revision
 
 
 ALL_BASELINES = ("lightgbm", "logistic", "rolling_rate", "base_rate")

@@ -159,7 +159,8 @@ def search(study: optuna.Study, model: str, splits: list["Split"], trials: int) 
         while (done := len(finished(study))) < trials:
             study.optimize(objective, n_trials=1)
             trial = study.trials[-1]
-            what = "pruned" if trial.value is None else f"{trial.value:.5f}"
+            complete = trial.state is optuna.trial.TrialState.COMPLETE
+            what = f"{trial.value:.5f}" if complete else "pruned"
             best = f"best {study.best_value:.5f}"
             print(f"  trial {done + 1} of {trials}: {what}, {best}", flush=True)
         mlflow.log_metric("log_loss", study.best_value)

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 import yaml
+from prefect.client.schemas.schedules import CronSchedule
 from prefect.flows import Flow
 
 from ontime.settings import ROOT
@@ -25,6 +26,21 @@ def test_each_deployment_names_a_flow_and_parameters_that_it_takes(
     given = deployment.get("parameters", {})
     assert isinstance(given, dict)
     assert set(given) <= set(inspect.signature(flow.fn).parameters)
+
+
+def test_a_schedule_is_one_that_the_replay_does_not_need_and_starts_without_parameters() -> None:
+    """Where the past is replayed the wall clock must not look: it would find nothing to judge."""
+    scheduled = {d["entrypoint"]: d["schedules"] for d in DEPLOYMENTS if "schedules" in d}
+    assert set(scheduled) == {"pipelines/monitor.py:monitor"}
+    ((schedule,),) = scheduled.values()
+    assert schedule["active"] is False
+    CronSchedule(cron=schedule["cron"], timezone=schedule["timezone"])
+    required = [
+        name
+        for name, parameter in inspect.signature(monitoring_flow.monitor.fn).parameters.items()
+        if parameter.default is parameter.empty
+    ]
+    assert required == []
 
 
 def test_a_decided_retrain_emits_the_event_that_starts_the_deployment(

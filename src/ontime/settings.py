@@ -42,6 +42,7 @@ class Settings(BaseSettings):
     retrain_by_event: bool = Field(
         False, description="start a retrain by a Prefect event and its automation, not in process"
     )
+    code_revision: str = Field("", description="the commit, for runs where there is no git")
     shadow: bool = Field(True, description="let a challenger score live traffic in the background")
 
     @model_validator(mode="after")

@@ -100,6 +100,10 @@ class Stack:
         lines = self.compose("exec", "-T", "postgres", *psql).splitlines()
         return [line.split(",") for line in lines]
 
+    def in_postgres(self, script: str) -> None:
+        """Run a shell script as the server's own user."""
+        self.compose("exec", "-T", "--user", "postgres", "postgres", "sh", "-c", script)
+
     def query(self, expression: str) -> list[dict[str, Any]]:
         """What Prometheus says now."""
         answer = httpx.get(

@@ -14,8 +14,9 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 
-from tests.e2e.conftest import ALERTS, ROOT, Stack, traffic, wait_until
+from tests.e2e.conftest import ALERTS, ROOT, RULES, Stack, traffic, wait_until
 
 pytestmark = pytest.mark.e2e
 
@@ -135,6 +136,34 @@ def test_without_postgres_there_is_no_answer_without_its_row(stack: Stack) -> No
     wait_until(lambda: stack.fires("AnswersFail"), 30, "alert AnswersFail")
 
 
+def test_a_full_disk_below_the_log_is_said_and_loses_nothing(stack: Stack) -> None:
+    """Their table moves to a small disk (the container's shared memory, 64 MB), which is filled."""
+    stack.in_postgres("mkdir /dev/shm/small")
+    stack.sql("CREATE TABLESPACE small LOCATION '/dev/shm/small'")
+    stack.sql("ALTER TABLE predictions SET TABLESPACE small")
+    with traffic(stack, "disk") as asking:
+        stack.in_postgres("cat /dev/zero > /dev/shm/filler || true")  # until nothing fits
+        try:
+            wait_until(lambda: 503 in asking.statuses, 60, "a refusal")
+            refused = stack.ask("disk-is-full")
+            wait_until(lambda: stack.fires("LogRefuses"), 30, "alert LogRefuses")
+        finally:
+            stack.in_postgres("rm /dev/shm/filler")
+        began = time.monotonic()
+        wait_until(lambda: stack.ask("disk-has-room").status_code == 200, 30, "answers")
+        stack.measured["disk_freed_to_answer_seconds"] = round(time.monotonic() - began, 2)
+    assert refused.status_code == 503
+    (error,) = refused.json()["errors"]
+    assert "No space left on device" in error["rule"]
+    assert error["remedy"]
+    assert set(asking.statuses) == {200, 503}
+    assert_logged_once(stack, [*asking.answered, "disk-has-room"])
+    assert stack.sql("SELECT 1 FROM predictions WHERE request_id = 'disk-is-full'") == []
+    stack.sql("ALTER TABLE predictions SET TABLESPACE pg_default")
+    stack.sql("DROP TABLESPACE small")
+    stack.in_postgres("rm -r /dev/shm/small")
+
+
 def test_without_mlflow_and_s3_the_api_starts_again_from_its_copy(stack: Stack) -> None:
     before = served_version(stack)
     answer = stack.ask("before-registry").json()["predictions"][0]["probability_late"]
@@ -202,6 +231,45 @@ def test_no_alert_is_about_something_that_is_not_measured(stack: Stack) -> None:
         names = {word for word in _words(expression) if word.startswith(("ontime_", "http_", "up"))}
         assert names, alert
         assert [name for name in names if not stack.query(f"count({name})")] == [], alert
+
+
+def test_each_alert_fires_after_its_time_and_not_before(stack: Stack, tmp_path: Path) -> None:
+    """Those that no fault above brings about, with Prometheus' own tool for testing rules."""
+    series = {
+        "NoChampion": ('ontime_champion_info{model_version="1"}', "0+0x20", "5m"),
+        "SlowAnswers": (
+            'http_request_duration_seconds_bucket{handler="/predict", le="%s"}', None, "5m"
+        ),
+        "WorseThanPromised": ('ontime_monitored{figure="excess_log_loss"}', "0.09+0x30", "10m"),
+    }  # fmt: skip
+    cases = []
+    for alert, (name, values, wait) in series.items():
+        given = [{"series": name, "values": values}]
+        if values is None:  # all of them take between one second and two and a half
+            steps = {"0.5": 0, "1": 0, "2.5": 60, "+Inf": 60}
+            given = [{"series": name % le, "values": f"0+{n}x30"} for le, n in steps.items()]
+        before = {"eval_time": "1m", "alertname": alert, "exp_alerts": []}
+        (rule,) = (r for group in RULES["groups"] for r in group["rules"] if r["alert"] == alert)
+        at = int(wait.removesuffix("m")) + 2
+        query = {"expr": f'count(ALERTS{{alertname="{alert}", alertstate="firing"}})'}
+        fired = query | {"eval_time": f"{at}m", "exp_samples": [{"labels": "{}", "value": 1}]}
+        assert rule["for"] == wait
+        cases.append({"interval": "1m", "input_series": given,
+                      "alert_rule_test": [before], "promql_expr_test": [fired]})  # fmt: skip
+    (tmp_path / "alerts.yml").write_text((ROOT / "infra/prometheus/alerts.yml").read_text())
+    (tmp_path / "test.yml").write_text(
+        yaml.safe_dump({"rule_files": ["alerts.yml"], "evaluation_interval": "1m", "tests": cases})
+    )
+    tmp_path.chmod(0o755)
+    image = stack.state("prometheus")["Config"]["Image"]
+    run = ["docker", "run", "--rm", "--entrypoint", "promtool", "-v", f"{tmp_path}:/rules:ro"]
+    done = subprocess.run(
+        [*run, image, "test", "rules", "/rules/test.yml"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def _words(expression: str) -> list[str]:
