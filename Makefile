@@ -40,8 +40,8 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export PIP_NO_INPUT := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup ingest features train promote serve replay monitor retrain rollback score demo \
-	yardstick rolling readme test e2e lint typecheck clean
+.PHONY: help setup ingest features train promote serve monitor retrain rollback score export demo \
+	replay yardstick rolling tune reproduce readme test e2e lint typecheck clean
 .DEFAULT_GOAL := help
 
 help:
@@ -75,6 +75,9 @@ rollback: $(STAMP) ## back to the previous champion
 
 score: $(STAMP) ## the champion's answers for a Parquet file: make score IN=x.parquet OUT=y.parquet
 	$(PY) -m pipelines.score $(IN) $(OUT)
+
+export: $(STAMP) ## the champion as programs that run without this repository, also in 8 bits
+	$(PY) -m pipelines.export
 
 demo: $(STAMP) ## the whole story: ingest, train, serve, replay, and what it was worth
 	$(PY) -m pipelines.demo

@@ -1,0 +1,86 @@
+"""The network as a program that runs without this repository, whole and in 8 bits.
+
+    program = torch.export.load("model.pt2").module()
+    probability = program(numeric, categories)  # float32 [n, f] with NaN for missing, int64 [n, c]
+
+`torch.export` traces the network with its encoder: raw numbers go in, a probability comes out, for
+any number of rows. Loading such an archive can run what somebody put into it, so that its SHA-256
+stands beside it, in `model.json`: check it first, as `load_checked` does.
+"""
+
+import copy
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from ontime.model import DelayNetwork, PackedLinear
+
+LARGEST = 127  # of a signed byte, the same on both sides
+
+
+class ExportError(ValueError):
+    """An exported file is not the one that was written."""
+
+
+class Int8Linear(nn.Module):
+    """A `PackedLinear` with its weights in bytes: one scale a member and output, zero stays zero.
+
+    Only what is stored shrinks. The products are done in float32, as on any processor.
+    """
+
+    weight: Tensor  # int8 [k, in, out]
+    scale: Tensor  # float32 [k, 1, out]
+    bias: Tensor  # float32 [k, 1, out]
+
+    def __init__(self, linear: PackedLinear) -> None:
+        super().__init__()
+        weight = linear.weight.detach()
+        scale = (weight.abs().amax(dim=1, keepdim=True) / LARGEST).clamp_min(1e-12)
+        self.register_buffer("weight", (weight / scale).round().to(torch.int8))
+        self.register_buffer("scale", scale)
+        self.register_buffer("bias", linear.bias.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.bmm(x, self.weight.to(x.dtype)) * self.scale + self.bias
+
+
+def in_int8(network: DelayNetwork) -> DelayNetwork:
+    """A copy whose layers hold bytes; encoder and embeddings stay as they are."""
+    small = copy.deepcopy(network)
+    small.hidden = nn.ModuleList(Int8Linear(layer) for layer in network.hidden)  # type: ignore[arg-type]
+    small.output = Int8Linear(network.output)  # type: ignore[assignment]
+    return small
+
+
+def as_program(network: DelayNetwork) -> ExportedProgram:
+    """The network for any number of rows."""
+    numeric = torch.zeros(2, len(network.encoder.mean))
+    categories = torch.zeros(2, len(network.embeddings), dtype=torch.int64)
+    n = Dim("n", min=1)
+    shapes = {"numeric": {0: n}, "categories": {0: n}}
+    return torch.export.export(network.eval(), (numeric, categories), dynamic_shapes=shapes)
+
+
+def save(program: ExportedProgram, path: Path) -> str:
+    """Write the archive; its SHA-256."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.export.save(program, path)
+    return _sha256(path)
+
+
+def load_checked(path: Path, sha256: str) -> nn.Module:
+    """The program of an archive that is the one that was written.
+
+    Raises:
+        ExportError: if it is another.
+    """
+    if (found := _sha256(path)) != sha256:
+        raise ExportError(f"{path}: sha256 is {found[:16]}…, not {sha256[:16]}…: export it again")
+    return torch.export.load(path).module()
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
