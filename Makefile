@@ -41,7 +41,7 @@ export PIP_NO_INPUT := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help setup ingest features train promote serve monitor retrain rollback score export demo \
-	replay yardstick rolling tune reproduce readme test e2e lint typecheck clean
+	replay yardstick rolling tune reproduce bench readme test e2e lint typecheck clean
 .DEFAULT_GOAL := help
 
 help:
@@ -96,6 +96,9 @@ tune: $(STAMP) ## 50 trials of MODEL (network, lightgbm), compared in MLflow; th
 
 reproduce: $(STAMP) ## a logged run made again, from the source on, and compared: make reproduce RUN=id
 	$(PY) -m pipelines.reproduce $(RUN)
+
+bench: $(STAMP) ## speed and memory against peers: DataLoader, LightGBM, plain DuckDB (ten minutes)
+	$(PY) -m pipelines.bench
 
 readme: $(STAMP) ## the last demo's figures into README.md
 	$(PY) -m pipelines.readme

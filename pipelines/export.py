@@ -35,7 +35,7 @@ def export() -> list[dict[str, Any]]:
     import torch
 
     from ontime import registry
-    from ontime.export import as_program, in_int8, load_checked, save
+    from ontime.exported import as_program, in_int8, load_checked, save
 
     settings = Settings()
     version = registry.resolve(settings, registry.CHAMPION)

@@ -100,7 +100,7 @@ def fit(
     for name, frame in (("train", train), ("valid", valid)):
         _check_labels(frame, name)
     where = pick_device(device)
-    model = _untrained(train, spec, config)
+    model = untrained(train, spec, config)
     model.network.to(where)
     history = _learn(model, _rows(train, model), _rows(valid, model), config)
     model.network.eval().cpu()
@@ -270,7 +270,7 @@ def _print(record: EpochRecord) -> None:
     )
 
 
-def _untrained(train: pd.DataFrame, spec: FeatureSpec, config: TrainConfig) -> TrainedModel:
+def untrained(train: pd.DataFrame, spec: FeatureSpec, config: TrainConfig) -> TrainedModel:
     late = train["is_late"].to_numpy(dtype=bool)
     encoder = Encoder.fit(numeric_tensor(train, spec).numpy(), late)
     vocabularies = build_vocabularies(train, spec)

@@ -213,6 +213,9 @@ FEATURE_SPEC = FeatureSpec(
     groups=_GROUPS,
 )
 
+FEATURE_MACRO = (
+    "CREATE MACRO ceil_hour(t) AS date_trunc('hour', t - INTERVAL 1 MICROSECOND) + INTERVAL 1 HOUR"
+)
 # Steps that several views share, in the order they are built.
 STEPS = ("flight_hours", "outcome_days")
 
@@ -233,10 +236,7 @@ def build_features(
     """
     with duckdb.connect() as db:
         db.execute("SET TimeZone = 'UTC'")
-        db.execute(
-            "CREATE MACRO ceil_hour(t) AS "
-            "date_trunc('hour', t - INTERVAL 1 MICROSECOND) + INTERVAL 1 HOUR"
-        )
+        db.execute(FEATURE_MACRO)
         for name, table in tables.items():
             db.register(name, table)
         for step in STEPS:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from ontime.export import ExportError, as_program, in_int8, load_checked, save
+from ontime.exported import ExportError, as_program, in_int8, load_checked, save
 from ontime.model import TrainedModel
 from tests.test_model import flights
 from tests.test_model import model as model  # the fixture
