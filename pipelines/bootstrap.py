@@ -20,10 +20,9 @@ from ontime.settings import ROOT, Settings
 from pipelines.ingest import ingest
 from pipelines.materialize import materialize
 from pipelines.promote import promote
-from pipelines.train import train
+from pipelines.train import QUICK_BASELINES, train
 
 AS_OF = parse_moment("2013-05-01")  # where the replay starts
-BASELINES = ("logistic", "base_rate")  # the ones that the gate asks for
 
 
 @flow(name="bootstrap", retries=2, retry_delay_seconds=5)
@@ -40,7 +39,7 @@ def bootstrap(as_of: datetime) -> str:
         return champion
     ingest()
     materialize(as_of)
-    train(as_of, baselines=BASELINES)
+    train(as_of, baselines=QUICK_BASELINES)
     verdict = promote(as_of)
     if not verdict["promote"]:
         raise RuntimeError(f"the first model may not serve: {'; '.join(verdict['reasons'])}")

@@ -1,9 +1,9 @@
-"""Write the figures of the last demo into README.md, and its picture into docs/.
+"""Write the figures of the last runs into README.md, and their pictures into docs/.
 
     python -m pipelines.readme
 
-The README's numbers stand between two marks and come from ``demo.json`` and ``yardstick-28.json``
-in ``var/reports`` alone.
+The README's numbers stand between marks and come from ``demo.json`` and ``yardstick-28.json``,
+``rolling.json``, ``bench.json`` and ``export.json`` in ``var/reports`` alone.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import Any
 from ontime.settings import ROOT, Settings
 from pipelines.story import SCORES
 
-BEGIN, END = "<!-- figures: written by `make readme` -->", "<!-- end of figures -->"
+BEGIN, END = "<!-- {}: written by `make readme` -->", "<!-- end of {} -->"
 
 
 def figures(report: dict[str, Any], yardstick: dict[str, Any]) -> str:
@@ -57,28 +57,107 @@ def figures(report: dict[str, Any], yardstick: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def quality(report: dict[str, Any]) -> str:
+    """The rolling origin as Markdown: every model on all months, and the network by month."""
+    rows = report["rows"]
+    months = sorted({row["month"] for row in rows} - {"all"})
+    lines = [
+        f"`make rolling`, {months[0]} to {months[-1]}, {rows[-1]['n']:,.0f} flights. Each month is "
+        "judged with models of all that was known when it began:",
+        "",
+        "| model | AUC | PR-AUC | log-loss | Brier | ECE | network minus it, in log-loss |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in (row for row in rows if row["month"] == "all"):
+        cells = (f"{row[key]:.4f}" for key in ("auc", "pr_auc", "log_loss", "brier"))
+        ece = f"{row['ece']:.4f} [{row['ece_low']:.4f}, {row['ece_high']:.4f}]"
+        lines.append(f"| {row['model']} | {' | '.join(cells)} | {ece} | {_difference(row)} |")
+    lines += [
+        "",
+        "| month | late | network | lightgbm | network minus lightgbm |",
+        "|---|---|---|---|---|",
+    ]
+    by_key = {(row["month"], row["model"]): row for row in rows}
+    for month in months:
+        ours, theirs = by_key[month, "network"], by_key[month, "lightgbm"]
+        lines.append(
+            f"| {month} | {ours['late_share']:.3f} | {ours['log_loss']:.4f} | "
+            f"{theirs['log_loss']:.4f} | {_difference(theirs)} |"
+        )
+    return "\n".join(lines)
+
+
+def _difference(row: dict[str, Any]) -> str:
+    if row["difference"] is None:
+        return ""
+    return f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
+
+
+def speed(bench: dict[str, Any], export: list[dict[str, Any]]) -> str:
+    """Ratios of one run, and the exported programs, as Markdown."""
+    training, scoring = bench["training"], bench["scoring"]
+    reached = training["seconds_to_lightgbm_quality"]
+    lines = [
+        "| `make bench`: what | ours | its peer | ratio |",
+        "|---|---|---|---|",
+        f"| training, rows/s, against a DataLoader with batches of 256 (log-loss "
+        f"{training['log_loss']:.4f} / {training['ordinary_log_loss']:.4f}) | "
+        f"{training['rows_per_second']:,.0f} | {training['ordinary_rows_per_second']:,.0f} | "
+        f"{training['ratio']:.1f} |",
+        f"| seconds to LightGBM's validation log-loss, against LightGBM | "
+        f"{'not reached' if reached is None else f'{reached:.1f}'} | "
+        f"{training['lightgbm_seconds']:.1f} | |",
+        f"| scoring a frame, rows/s, against LightGBM ({scoring['trees']} trees) | "
+        f"{scoring['rows_per_second']:,.0f} | {scoring['lightgbm_rows_per_second']:,.0f} | "
+        f"{scoring['ratio']:.1f} |",
+        f"| scoring arrays, rows/s, against LightGBM | {scoring['tensor_rows_per_second']:,.0f} | "
+        f"{scoring['lightgbm_array_rows_per_second']:,.0f} | {scoring['ratio_on_arrays']:.1f} |",
+    ]
+    for row in bench["data"]:
+        for ours, plain in (("features", "plain features"), ("join", "plain join")):
+            a, b = row[ours], row[plain]
+            lines.append(
+                f"| {ours}, {row['times']} x the year, against plain DuckDB | "
+                f"{a['seconds']:.1f} s, {a['peak_gb']:.1f} GB | "
+                f"{b['seconds']:.1f} s, {b['peak_gb']:.1f} GB | {a['seconds'] / b['seconds']:.2f} |"
+            )
+    lines += ["", "| `make export` | MB | rows/s | largest difference |", "|---|---|---|---|"]
+    lines += [
+        f"| {row['what']} | {row['mb']:.2f} | {row['rows_per_second']:,.0f} | "
+        f"{row['max_difference']:.1e} |"
+        for row in export
+    ]
+    return "\n".join(lines)
+
+
 def write(readme: Path, reports: Path, docs: Path) -> None:
-    """Replace what stands between the marks.
+    """Replace what stands between each pair of marks.
 
     Raises:
-        ValueError: if the README lacks its marks, or the two are of different replays.
-        FileNotFoundError: if no demo, or no yardstick, was run.
+        ValueError: if the README lacks its marks, or demo and yardstick are of different replays.
+        FileNotFoundError: if one of the commands was not run.
     """
-    text = readme.read_text()
-    if BEGIN not in text or END not in text:
-        raise ValueError(f"{readme} must hold the marks {BEGIN} and {END}")
-    report, yardstick = (
-        json.loads((reports / name).read_text()) for name in ("demo.json", "yardstick-28.json")
-    )
-    if (yardstick["start"], yardstick["end"]) != (
-        report["replay"]["start"],
-        report["replay"]["end"],
-    ):
+    names = ("demo", "yardstick-28", "rolling", "bench", "export")
+    found = {name: json.loads((reports / f"{name}.json").read_text()) for name in names}
+    report, yardstick = found["demo"], found["yardstick-28"]
+    replayed = (report["replay"]["start"], report["replay"]["end"])
+    if (yardstick["start"], yardstick["end"]) != replayed:
         raise ValueError("the yardstick is of another replay than the demo: `make yardstick` again")
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    readme.write_text(f"{before}{BEGIN}\n{figures(report, yardstick)}\n{END}{after}")
-    shutil.copy(reports / "replay.png", docs / "replay.png")
+    blocks = {
+        "figures": figures(report, yardstick),
+        "quality": quality(found["rolling"]),
+        "speed": speed(found["bench"], found["export"]),
+    }
+    text = readme.read_text()
+    for name, block in blocks.items():
+        begin, end = BEGIN.format(name), END.format(name)
+        if begin not in text or end not in text:
+            raise ValueError(f"{readme} must hold the marks {begin} and {end}")
+        before, rest = text.split(begin)
+        text = f"{before}{begin}\n{block}\n{end}{rest.split(end)[1]}"
+    readme.write_text(text)
+    for picture in ("replay.png", "calibration.png"):
+        shutil.copy(reports / picture, docs / picture)
 
 
 if __name__ == "__main__":

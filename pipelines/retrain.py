@@ -13,7 +13,7 @@ from prefect import flow, task
 from ontime.clock import parse_moment
 from ontime.settings import Settings
 from pipelines.promote import promote
-from pipelines.train import train
+from pipelines.train import QUICK_BASELINES, train
 
 RELOAD_TIMEOUT_S = 60.0  # loads a model and asks it the probe's questions
 
@@ -38,7 +38,7 @@ def retrain(as_of: datetime, decision_id: str | None = None) -> dict[str, Any]:
     log = open_decision_log(Settings())
     if decision_id is not None and decision_id not in log.unfinished():
         return {"version": None, "promoted": False, "reasons": ["carried out already"]}
-    version = train(as_of, baselines=("logistic", "base_rate"))
+    version = train(as_of, baselines=QUICK_BASELINES)
     verdict = promote(as_of)
     if decision_id is not None:
         log.conclude(decision_id, version, verdict["promote"], list(verdict["reasons"]))

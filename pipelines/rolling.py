@@ -2,8 +2,9 @@
 
     python -m pipelines.rolling [--first 5] [--last 12]
 
-The table that an honest comparison needs: the same rows, the same months that nobody has seen, the
-losers included, and the network's difference to each with its interval over days.
+The table that an honest comparison needs: the same rows, the same months that no model has seen,
+the losers included, and the network's difference to each with its interval over days. With it the
+network's calibration by group (``rolling.json``) and a reliability diagram (``calibration.png``).
 """
 
 import argparse
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
     from ontime.dataset import Split
 
 
+MODELS = ("network", *ALL_BASELINES)
+SLICES = ("carrier", "origin", "day_part", "month")
+KEPT = ("flight_id", "scheduled_departure", "carrier", "origin")  # of the judged flights
+
+
 def months(first: int, last: int) -> Iterator[tuple[datetime, datetime]]:
     """The first moment (UTC) of each month of 2013 from ``first`` to ``last``, and of the next."""
     starts = [
@@ -42,7 +48,7 @@ def judge_month(split: "Split") -> "pd.DataFrame":
 
     model, _ = fit(split.fit, split.valid, FEATURE_SPEC, TrainConfig())
     answers = {"network": model.predict(split.judge)} | judge_baselines(split, ALL_BASELINES)
-    return split.judge[["flight_id", "scheduled_departure", "is_late"]].assign(**answers)
+    return split.judge[[*KEPT, "is_late"]].assign(**answers)
 
 
 @flow(name="rolling")
@@ -50,7 +56,9 @@ def rolling(first: int = 5, last: int = 12) -> dict[str, Any]:
     """Judge every model on each month; the table is in the reports, and an artifact of the run."""
     import pandas as pd
 
+    from ontime import figures
     from ontime.dataset import build_examples, split_at
+    from ontime.evaluation import slice_table
     from ontime.feature_store import open_feature_store
     from ontime.tables import FLIGHTS, read_tables
 
@@ -68,15 +76,16 @@ def rolling(first: int = 5, last: int = 12) -> dict[str, Any]:
         against = differences.rename(columns={"network against": "model"})
         tables.append(models.merge(against, on="model", how="left").assign(month=month))
     table = pd.concat(tables).astype(object).where(pd.notna, None)
-    report = {"rows": table.to_dict("records")}
+    labels, network = judged["all"].is_late.to_numpy(dtype=bool), judged["all"].network.to_numpy()
+    slices = slice_table(judged["all"], labels, network, SLICES)
+    report = {"rows": table.to_dict("records"), "slices": slices.to_dict("records")}
     settings.reports_dir.mkdir(parents=True, exist_ok=True)
+    drawn = {name: judged["all"][name].to_numpy() for name in ("network", "lightgbm", "logistic")}
+    figures.calibration(labels, drawn).savefig(settings.reports_dir / "calibration.png", dpi=120)
     (settings.reports_dir / "rolling.json").write_text(json.dumps(report, indent=1))
     create_table_artifact(key="rolling-origin", table=report["rows"])
     tell(report["rows"])
     return report
-
-
-MODELS = ("network", *ALL_BASELINES)
 
 
 def tell(rows: list[dict[str, Any]]) -> None:
