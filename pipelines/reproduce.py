@@ -90,7 +90,7 @@ def tell(run: "LoggedRun", rows: list[dict[str, object]]) -> None:
     print(f"\nversion {run.version}, logged and made again")
     for row in rows:
         logged, again = str(row["logged"]), str(row["again"])
-        what = f"  {row['what']:<28}{logged[:40]:<42}"
+        what = f"  {row['what']:<30}{logged[:40]:<42}"
         print(what + ("same" if row["same"] else f"{again[:40]:<42}DIFFERS"))
     different = [str(row["what"]) for row in rows if not row["same"]]
     if reproduced(rows):
