@@ -89,7 +89,7 @@ def judged_training(
     from ontime.features import FEATURE_SPEC
     from ontime.model_card import COST_RATIO, model_card
     from ontime.run_log import Training
-    from ontime.training import fit
+    from ontime.training import fit, pick_device
 
     model, epochs = fit(split.fit, split.valid, FEATURE_SPEC, config, device)
     answers = {"network": model.predict(split.judge)} | judge_baselines(split, baselines)
@@ -146,7 +146,7 @@ def judged_training(
         tags={
             "as_of": as_of.isoformat(),
             "baselines": " ".join(baselines),
-            "device": device,
+            "device": pick_device(device).type,
             "code_revision": code_revision(),
         }
         | surroundings(),
