@@ -42,7 +42,7 @@ def write_years(source: Path, folder: Path, times: int) -> None:
 
 
 def features(times: int) -> Figures:
-    from ontime.features import write_features
+    from ontime.features.runner import write_features
     from ontime.tables import read_tables
 
     settings = Settings()
@@ -57,7 +57,8 @@ def plain_features(times: int) -> Figures:
     """The same SQL over the Parquet files, each view straight into a Parquet file."""
     import duckdb
 
-    from ontime.features import FEATURE_MACRO, STEPS, VIEWS, sql
+    from ontime.features import VIEWS
+    from ontime.features.runner import FEATURE_MACRO, STEPS, sql
     from ontime.tables import SOURCE_TABLES
 
     settings, target = Settings(), Settings().var / "plain"

@@ -25,6 +25,7 @@ from pipelines.train import QUICK_BASELINES, train
 AS_OF = parse_moment("2013-05-01")  # where the replay starts
 
 
+# Tried again in here: to `up --wait` a container that ended with an error has failed for good.
 @flow(name="bootstrap", retries=2, retry_delay_seconds=5)
 def bootstrap(as_of: datetime) -> str:
     """Tables, features, online store and a first champion; the version that serves.

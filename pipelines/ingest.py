@@ -6,8 +6,8 @@ python -m pipelines.ingest
 from prefect import flow, task
 from prefect.artifacts import create_table_artifact
 
-from ontime.flights import read_source
 from ontime.settings import Settings
+from ontime.source import read_source
 from ontime.tables import SOURCE_TABLES, write_table
 
 

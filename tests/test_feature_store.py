@@ -1,6 +1,9 @@
 """Feast's configuration, and the online read: what is missing, stale, or from later."""
 
+import os
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -170,6 +173,32 @@ def test_what_was_written_is_read_in_32_bits(
     assert set(answer.frame.dtypes[list(FEATURE_SPEC.numeric)].astype(str)) == {"float32"}
     for number, view in enumerate(VIEWS):
         assert (answer.frame[visible(view.name)] == np.float32(0.1 * number)).all(axis=None)
+
+
+def test_an_online_read_needs_nothing_of_the_historical_join(
+    store: FeatureStore, tmp_path: Path
+) -> None:
+    """What the serving image does not hold is made impossible to import."""
+    write_online(store, "carrier_rates", row("carrier_rates", 0.5))
+    program = """
+import sys
+for name in ("dask", "duckdb", "ibis", "sqlglot"):
+    sys.modules[name] = None
+from tests.test_feature_store import TICK, request, visible
+from ontime.feature_store import OnlineFeatures, open_feature_store
+from ontime.settings import Settings
+read = OnlineFeatures(open_feature_store(Settings())).read(request(), TICK)
+print((read.frame[visible("carrier_rates")] == 0.5).all(axis=None))
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        cwd=ROOT,
+        env=os.environ | {"ONTIME_VAR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "True\n", done.stderr
 
 
 @pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.name)

@@ -15,13 +15,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ontime.features import FEATURE_SPEC, STEPS, VIEWS, View, build_features, sql
+from ontime.features import FEATURE_SPEC, VIEWS, View
 from ontime.features.request import (
     REQUEST_COLUMNS,
     SLACK_COLUMNS,
     add_request_features,
     departure_hour,
 )
+from ontime.features.runner import STEPS, build_features, sql
 from ontime.tables import check_table
 
 if TYPE_CHECKING:
@@ -334,7 +335,7 @@ def test_aircraft_are_those_of_the_registry(world: "World") -> None:
 def test_weather_of_an_hour_is_the_observation_filed_under_the_hour_before(
     world: "World",
 ) -> None:
-    from ontime.flights import source_dir
+    from ontime.source import source_dir
 
     raw = pd.read_csv(source_dir() / "weather.csv")
     raw["known_at"] = pd.to_datetime(raw.time_hour) + HOUR

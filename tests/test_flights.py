@@ -11,15 +11,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import pytest
 
-from ontime.flights import (
-    FASTEST_WIND_MPH,
-    KNOWN_CARRIERS,
-    KNOWN_DESTINATIONS,
-    KNOWN_ORIGINS,
-    PUERTO_RICO,
-    flight_id,
-    source_dir,
-)
+from ontime.flights import KNOWN_CARRIERS, KNOWN_DESTINATIONS, KNOWN_ORIGINS, flight_id
+from ontime.source import FASTEST_WIND_MPH, PUERTO_RICO, source_dir
 from ontime.tables import SOURCE_TABLES, check_table
 
 if TYPE_CHECKING:

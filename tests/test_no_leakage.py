@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import ontime.features
-from ontime.features import VIEWS, build_features
+import ontime.features.runner
+from ontime.features import VIEWS
+from ontime.features.runner import build_features
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -203,10 +204,10 @@ def test_a_leak_is_found(
     honest: str,
     leaky: str,
 ) -> None:
-    text = ontime.features.sql
+    text = ontime.features.runner.sql
     assert honest in text(file)
     monkeypatch.setattr(
-        ontime.features,
+        ontime.features.runner,
         "sql",
         lambda name: text(name).replace(honest, leaky) if name == file else text(name),
     )

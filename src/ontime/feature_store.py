@@ -19,10 +19,11 @@ from ontime.features.request import (
     add_request_features,
     departure_hour,
 )
-from ontime.offline_store import STORE_TYPE
 from ontime.settings import Settings
 
 SERVICE = "flight_features"
+# By name alone, not {"type": …}: so Feast imports it, and DuckDB, only for a historical join.
+OFFLINE_STORE = "ontime.offline_store.AsofDuckDBOfflineStore"
 # Seconds. Without these a request waits as long as a Redis that hangs, and with the tries that its
 # client makes of itself (three, and pauses) it would still be 17 s.
 REDIS_BOUNDS = "socket_timeout=2,socket_connect_timeout=2,retry=null"
@@ -55,7 +56,7 @@ def repo_config(settings: Settings) -> RepoConfig:
         provider="local",
         registry=registry,
         online_store=online,
-        offline_store={"type": STORE_TYPE},
+        offline_store=OFFLINE_STORE,
         materialization={"pull_latest_features": True},
         entity_key_serialization_version=3,
     )

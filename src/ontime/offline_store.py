@@ -4,7 +4,7 @@ Feast's own DuckDB store joins every earlier row and keeps the newest by ``row_n
 of flights that is the slowest step of a training run. ``ASOF JOIN`` finds the newest row directly.
 Each view is joined by itself and the columns are put side by side: a chain of joins in one
 statement would sort ever wider rows, and took three times as long.
-Selected as ``offline_store: {type: ontime.offline_store.AsofDuckDBOfflineStore}``, which is Feast's
+Selected as ``offline_store: ontime.offline_store.AsofDuckDBOfflineStore``, which is Feast's
 documented way to add a store. Everything but the join is inherited.
 """
 
@@ -29,13 +29,13 @@ from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import RepoConfig
 from feast.saved_dataset import SavedDatasetStorage
 
-STORE_TYPE = "ontime.offline_store.AsofDuckDBOfflineStore"
-
 
 class AsofDuckDBOfflineStoreConfig(DuckDBOfflineStoreConfig):
     """Settings of the store; Feast finds this class by its name."""
 
-    type: Literal["ontime.offline_store.AsofDuckDBOfflineStore"] = STORE_TYPE  # type: ignore[assignment]
+    type: Literal["ontime.offline_store.AsofDuckDBOfflineStore"] = (  # type: ignore[assignment]
+        "ontime.offline_store.AsofDuckDBOfflineStore"
+    )
 
 
 class AsofDuckDBOfflineStore(DuckDBOfflineStore):

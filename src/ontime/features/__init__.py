@@ -1,24 +1,17 @@
-"""The features: one SQL file a feature view, and this runner.
+"""The features as declared: one SQL file a view says how, `runner` builds them.
 
 ``VIEWS`` is the single declaration: keys, time to live, and every column with its allowed range.
 Feast's definitions, the table schemas and the model's input list are made from it. A view's rows
 are stamped on a grid (hourly, daily) or on events, always with the moment the row became *known*.
 """
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from importlib.resources import files
+from datetime import timedelta
 from math import inf
-from pathlib import Path
-from time import perf_counter
-
-import duckdb
-import pandas as pd
 
 from ontime.features.request import REQUEST_COLUMNS, SLACK_COLUMNS
 from ontime.model import FeatureSpec
-from ontime.tables import Column, Table, write_table
+from ontime.tables import Column, Table
 
 Range = tuple[float, float]
 COUNT: Range = (0, inf)
@@ -212,81 +205,3 @@ FEATURE_SPEC = FeatureSpec(
     categorical=("carrier", "origin", "dest"),
     groups=_GROUPS,
 )
-
-FEATURE_MACRO = (
-    "CREATE MACRO ceil_hour(t) AS date_trunc('hour', t - INTERVAL 1 MICROSECOND) + INTERVAL 1 HOUR"
-)
-# Steps that several views share, in the order they are built.
-STEPS = ("flight_hours", "outcome_days")
-
-
-def sql(name: str) -> str:
-    """The text of one view's (or step's) SQL file."""
-    return files("ontime.features").joinpath(f"{name}.sql").read_text()
-
-
-def build_features(
-    tables: dict[str, pd.DataFrame], until: datetime, views: Iterable[View] = VIEWS
-) -> Iterable[tuple[View, pd.DataFrame]]:
-    """Build each view's rows from the source tables, one view at a time.
-
-    Args:
-        tables: flights, weather and aircraft as `ontime.flights.read_source` gives them.
-        until: the last moment (UTC) of a row.
-    """
-    with duckdb.connect() as db:
-        db.execute("SET TimeZone = 'UTC'")
-        db.execute(FEATURE_MACRO)
-        for name, table in tables.items():
-            db.register(name, table)
-        for step in STEPS:
-            _create(db, step, until)
-        for view in views:
-            columns = ", ".join(
-                f"{name}::{_DUCKDB_TYPES[column.dtype]} AS {name}"
-                for name, column in view.table.columns.items()
-            )
-            _create(db, f"{view.name}_rows", until, view.name)
-            # Nothing past the grid's end: there a window of three rows is not one of three hours.
-            # Sorted by time: a tick's rows lie together, and the historical join reads in order.
-            rows = db.execute(
-                f"SELECT {columns} FROM {view.name}_rows WHERE event_timestamp <= $until "
-                f"ORDER BY event_timestamp, {', '.join(view.keys)}",
-                {"until": until},
-            )
-            yield view, rows.df()
-            db.execute(f"DROP TABLE {view.name}_rows")
-
-
-_DUCKDB_TYPES = {
-    "string": "VARCHAR",
-    "int32": "INTEGER",
-    "float32": "FLOAT",
-    "float64": "DOUBLE",
-    "timestamp": "TIMESTAMPTZ",
-}
-
-
-def _create(
-    db: duckdb.DuckDBPyConnection, table: str, until: datetime, source: str | None = None
-) -> None:
-    text = sql(source or table)
-    parameters = {"until": until} if "$until" in text else None
-    db.execute(f"CREATE TEMP TABLE {table} AS {text}", parameters)
-
-
-def write_features(
-    tables: dict[str, pd.DataFrame],
-    until: datetime,
-    folder: Path,
-    progress: Callable[[str], None] = print,
-) -> dict[str, int]:
-    """Build every view and write it to ``folder/<view>.parquet``; rows written a view."""
-    rows = {}
-    started = perf_counter()
-    for view, frame in build_features(tables, until):
-        write_table(frame, view.table, folder / f"{view.name}.parquet")
-        rows[view.name] = len(frame)
-        progress(f"  {view.name:<22}{len(frame):>10,} rows {perf_counter() - started:>6.1f} s")
-        started = perf_counter()
-    return rows
