@@ -33,7 +33,7 @@ from feast.saved_dataset import SavedDatasetStorage
 class AsofDuckDBOfflineStoreConfig(DuckDBOfflineStoreConfig):
     """Settings of the store; Feast finds this class by its name."""
 
-    type: Literal["ontime.offline_store.AsofDuckDBOfflineStore"] = (  # type: ignore[assignment]
+    type: Literal["ontime.offline_store.AsofDuckDBOfflineStore"] = (
         "ontime.offline_store.AsofDuckDBOfflineStore"
     )
 

@@ -173,7 +173,10 @@ def test_a_full_disk_below_the_log_is_said_and_loses_nothing(stack: Stack) -> No
     told = {key: FLIGHT[key] for key in ("carrier", "origin", "scheduled_departure")} | happened
     report = {"outcomes": [told | {"flight": number} for number in (9998, 9999)]}
     written = "SELECT count(*) FROM outcomes WHERE flight_id LIKE '%-UA-999_-EWR'"
-    post_outcomes = lambda: httpx.post(f"{stack.url('API')}/outcomes", json=report)  # noqa: E731
+
+    def post_outcomes() -> httpx.Response:
+        return httpx.post(f"{stack.url('API')}/outcomes", json=report)
+
     with small_disk(stack, "predictions", "outcomes") as fill, traffic(stack, "disk") as asking:
         stack.in_postgres(fill)
         wait_until(lambda: 503 in asking.statuses, 60, "a refusal")
