@@ -77,7 +77,7 @@ class Boosting:
     booster: lightgbm.Booster
 
     def predict(self, frame: pd.DataFrame) -> np.ndarray:
-        columns = lightgbm_table(frame, self.spec, self.vocabularies)
+        columns = _table(frame, self.spec, self.vocabularies)
         return np.asarray(self.booster.predict(columns, num_threads=2), dtype=np.float64)
 
 
@@ -109,9 +109,7 @@ def fit_lightgbm(
 ) -> Boosting:
     vocabularies = build_vocabularies(train, spec)
     rows, judged = (
-        lightgbm.Dataset(
-            lightgbm_table(frame, spec, vocabularies), label=frame["is_late"].to_numpy()
-        )
+        lightgbm.Dataset(_table(frame, spec, vocabularies), label=frame["is_late"].to_numpy())
         for frame in (train, valid)
     )
     booster = lightgbm.train(
@@ -140,7 +138,7 @@ def _design(
     return torch.cat(parts, dim=1).numpy()
 
 
-def lightgbm_table(
+def _table(
     frame: pd.DataFrame, spec: FeatureSpec, vocabularies: dict[str, list[str]]
 ) -> pd.DataFrame:
     table = frame[list(spec.numeric)].astype("float32")

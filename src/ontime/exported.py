@@ -26,9 +26,10 @@ class ExportError(ValueError):
 
 
 class Int8Linear(nn.Module):
-    """A `PackedLinear` with its weights in bytes: one scale a member and output, zero stays zero.
+    """A `PackedLinear` whose products are of bytes: dynamic quantisation, symmetric on both sides.
 
-    Only what is stored shrinks. The products are done in float32, as on any processor.
+    The weights have one scale a member and output, set once; the inputs one a row, set as they
+    come. Sums are kept in int32: rounding is all that is lost, and a zero stays zero.
     """
 
     weight: Tensor  # int8 [k, in, out]
@@ -38,20 +39,33 @@ class Int8Linear(nn.Module):
     def __init__(self, linear: PackedLinear) -> None:
         super().__init__()
         weight = linear.weight.detach()
-        scale = (weight.abs().amax(dim=1, keepdim=True) / LARGEST).clamp_min(1e-12)
+        scale = _scale(weight, dim=1)
         self.register_buffer("weight", (weight / scale).round().to(torch.int8))
         self.register_buffer("scale", scale)
         self.register_buffer("bias", linear.bias.detach().clone())
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.bmm(x, self.weight.to(x.dtype)) * self.scale + self.bias
+        # One member after the other: what is in the cache is rounded, multiplied and scaled back.
+        members = zip(x.unbind(), self.weight.unbind(), self.scale.unbind(), strict=True)
+        return torch.stack([_product(*member) for member in members]) + self.bias
+
+
+def _product(rows: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+    """Rows [n, in] times a member's bytes [in, out]."""
+    step = _scale(rows, dim=1)
+    return torch._int_mm((rows / step).round().to(torch.int8), weight) * step * scale
+
+
+def _scale(values: Tensor, dim: int) -> Tensor:
+    """What one step of a byte is worth, so that the largest value along ``dim`` still fits."""
+    return (values.abs().amax(dim, keepdim=True) / LARGEST).clamp_min(1e-12)
 
 
 def in_int8(network: DelayNetwork) -> DelayNetwork:
-    """A copy whose layers hold bytes; encoder and embeddings stay as they are."""
+    """A copy whose hidden layers compute in bytes. Encoder and embeddings stay as they are, and so
+    does the last layer: it is a hundredth of the work and nothing rounds its errors away."""
     small = copy.deepcopy(network)
     small.hidden = nn.ModuleList(Int8Linear(layer) for layer in network.hidden)  # type: ignore[arg-type]
-    small.output = Int8Linear(network.output)  # type: ignore[assignment]
     return small
 
 
