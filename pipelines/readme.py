@@ -95,33 +95,15 @@ def _difference(row: dict[str, Any]) -> str:
 
 def speed(bench: dict[str, Any], export: list[dict[str, Any]]) -> str:
     """Ratios of one run, and the exported programs, as Markdown."""
-    training, scoring = bench["training"], bench["scoring"]
-    reached = training["seconds_to_lightgbm_quality"]
-    lines = [
-        "| `make bench`: what | ours | its peer | ratio |",
-        "|---|---|---|---|",
-        f"| training, rows/s, against a DataLoader with batches of 256 (log-loss "
-        f"{training['log_loss']:.4f} / {training['ordinary_log_loss']:.4f}) | "
-        f"{training['rows_per_second']:,.0f} | {training['ordinary_rows_per_second']:,.0f} | "
-        f"{training['ratio']:.1f} |",
-        f"| seconds to LightGBM's validation log-loss, against LightGBM | "
-        f"{'not reached' if reached is None else f'{reached:.1f}'} | "
-        f"{training['lightgbm_seconds']:.1f} | |",
-        f"| scoring a frame, rows/s, against LightGBM ({scoring['trees']} trees) | "
-        f"{scoring['rows_per_second']:,.0f} | {scoring['lightgbm_rows_per_second']:,.0f} | "
-        f"{scoring['ratio']:.1f} |",
-        f"| scoring arrays, rows/s, against LightGBM | {scoring['tensor_rows_per_second']:,.0f} | "
-        f"{scoring['lightgbm_array_rows_per_second']:,.0f} | {scoring['ratio_on_arrays']:.1f} |",
-    ]
-    for row in bench["data"]:
-        for ours, plain in (("features", "plain features"), ("join", "plain join")):
-            a, b = row[ours], row[plain]
-            lines.append(
-                f"| {ours}, {row['times']} x the year, against plain DuckDB | "
-                f"{a['seconds']:.1f} s, {a['peak_gb']:.1f} GB | "
-                f"{b['seconds']:.1f} s, {b['peak_gb']:.1f} GB | {a['seconds'] / b['seconds']:.2f} |"
-            )
-    lines += ["", "| `make export` | MB | rows/s | largest difference |", "|---|---|---|---|"]
+    lines = ["| `make bench` | ours | beside it | ratio | limit |", "|---|---|---|---|---|"]
+    for row in bench["ratios"]:
+        ours, value = ("never" if row[k] is None else f"{row[k]:,.2f}" for k in ("ours", "ratio"))
+        kept = {None: "", True: row["limit"], False: f"{row['limit']}: missed"}[row["kept"]]
+        beside = f"{row['beside']:,.2f} ({row['to']})"
+        lines.append(f"| {row['what']} | {ours} | {beside} | {value} | {kept} |")
+    losses = ", ".join(f"{n} {v:.4f}" for n, v in bench["training"]["log_loss"].items())
+    lines += ["", f"Log-loss on unseen weeks in that run: {losses}.", ""]
+    lines += ["| `make export` | MB | rows/s | largest difference |", "|---|---|---|---|"]
     lines += [
         f"| {row['what']} | {row['mb']:.2f} | {row['rows_per_second']:,.0f} | "
         f"{row['max_difference']:.1e} |"
