@@ -3,7 +3,7 @@
     python -m pipelines.readme
 
 The README's numbers stand between marks and come from ``demo.json`` and ``yardstick-28.json``,
-``rolling.json``, ``bench.json`` and ``export.json`` in ``var/reports`` alone.
+``rolling.json``, ``bench.json``, ``export.json`` and ``e2e.json`` in ``var/reports`` alone.
 """
 
 import json
@@ -112,6 +112,31 @@ def speed(bench: dict[str, Any], export: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def stack(measured: dict[str, Any]) -> str:
+    """What the test of the compose stack measured, as Markdown."""
+    recovery = measured["recovery_seconds"].items()
+    slowest = sorted(recovery, key=lambda item: -item[1])
+    rows = {
+        "up with built images, to a first champion that serves, s": measured["up_seconds"],
+        "built again after a change of source, s": measured["rebuild_seconds"],
+        "image that serves / that does everything else, GB": " / ".join(
+            str(measured[f"ontime-{name}_gb"]) for name in ("serving", "pipelines")
+        ),
+        "killed, s until healthy again": ", ".join(f"{name} {s}" for name, s in slowest),
+        "Redis frozen / gone, s until a 503": " / ".join(
+            str(measured[f"redis_{how}_503_seconds"]) for how in ("pause", "stop")
+        ),
+        "Postgres frozen / gone, s until a 503": " / ".join(
+            str(measured[f"postgres_{how}_503_seconds"]) for how in ("pause", "stop")
+        ),
+        "room on a full disk, s until the next answer": measured["disk_freed_to_answer_seconds"],
+        "API up without MLflow and S3, s": measured["api_restart_without_registry_seconds"],
+        "everything killed, s until all is up": measured["up_after_kill_seconds"],
+    }
+    lines = ["| `make e2e` | |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows.items())]
+    return "\n".join(lines)
+
+
 def write(readme: Path, reports: Path, docs: Path) -> None:
     """Replace what stands between each pair of marks.
 
@@ -119,7 +144,7 @@ def write(readme: Path, reports: Path, docs: Path) -> None:
         ValueError: if the README lacks its marks, or demo and yardstick are of different replays.
         FileNotFoundError: if one of the commands was not run.
     """
-    names = ("demo", "yardstick-28", "rolling", "bench", "export")
+    names = ("demo", "yardstick-28", "rolling", "bench", "export", "e2e")
     found = {name: json.loads((reports / f"{name}.json").read_text()) for name in names}
     report, yardstick = found["demo"], found["yardstick-28"]
     replayed = (report["replay"]["start"], report["replay"]["end"])
@@ -129,6 +154,7 @@ def write(readme: Path, reports: Path, docs: Path) -> None:
         "figures": figures(report, yardstick),
         "quality": quality(found["rolling"]),
         "speed": speed(found["bench"], found["export"]),
+        "stack": stack(found["e2e"]),
     }
     text = readme.read_text()
     for name, block in blocks.items():

@@ -180,7 +180,7 @@ def traffic(stack: Stack, name: str) -> Iterator[Traffic]:
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
     ports = {f"{name}_PORT": str(free_port()) for name in PORTS}
-    replay = {"REPLAY_START": "2013-05-01", "REPLAY_END": "2013-05-30"}
+    replay = {"REPLAY_START": "2013-05-01", "REPLAY_END": "2013-06-24"}
     names = {"COMPOSE_PROJECT_NAME": "ontime-e2e", "CODE_REVISION": REVISION}
     stack = Stack(names | ports | replay)
     began = time.monotonic()
