@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from ontime.run_log import Training
 
 # Of the surroundings: they explain a difference, and are none by themselves.
-EXPLAINING = ("code_revision", "python", "torch", "cpu", "threads", "device")
+EXPLAINING = ("code_revision", "python", "torch", "duckdb", "lightgbm", "numpy", "scikit-learn")
+EXPLAINING += ("device", "cpu", "bf16", "threads", "processes")
+NEEDED = {"as_of", "baselines", "device"}  # tags, without which nothing can be made again
 TIMINGS = {"history_seconds"}
 
 
@@ -55,7 +57,8 @@ def train_again(run: "LoggedRun") -> "Training":
     network = ModelConfig(**run.config["network"])
     config = TrainConfig(**run.config | {"network": network})
     baselines = tuple(run.tags["baselines"].split())
-    return judged_training(split, history, as_of, config, run.tags["device"], baselines)
+    device = "cpu" if run.tags["device"] == "cpu" else "auto"  # no GPU here: the table says so
+    return judged_training(split, history, as_of, config, device, baselines)
 
 
 def comparison(run: "LoggedRun", training: "Training") -> list[dict[str, object]]:
@@ -67,6 +70,10 @@ def comparison(run: "LoggedRun", training: "Training") -> list[dict[str, object]
         (name, run.tags.get(name), training.tags.get(name)) for name in EXPLAINING
     ]
     pairs.append(("data digest", run.data_digest, data_digest(training.data)))
+    pairs += [
+        (name.replace("_", " "), run.tags.get(name), training.tags.get(name))
+        for name in ("valid_digest", "judge_digest")
+    ]
     pairs += [
         (name, run.metrics.get(name), again.get(name))
         for name in sorted((run.metrics.keys() | again.keys()) - TIMINGS)
@@ -105,6 +112,11 @@ def reproduce(run_id: str) -> bool:
     from ontime.registry import logged_run
 
     run = logged_run(Settings(), run_id)
+    if missing := sorted(NEEDED - run.tags.keys()):
+        raise LookupError(
+            f"a run to make again has the tags {sorted(NEEDED)}; version {run.version} was logged "
+            f"without {missing}: train again"
+        )
     ingest()
     build_feature_tables()
     apply_definitions()

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 from datetime import datetime
 from functools import partial
+from importlib.metadata import version as installed
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -88,8 +89,8 @@ def judged_training(
     from ontime.explanation import worth
     from ontime.features import FEATURE_SPEC
     from ontime.model_card import COST_RATIO, model_card
-    from ontime.run_log import Training
-    from ontime.training import fit, pick_device
+    from ontime.run_log import Training, data_digest
+    from ontime.training import fit
 
     model, epochs = fit(split.fit, split.valid, FEATURE_SPEC, config, device)
     answers = {"network": model.predict(split.judge)} | judge_baselines(split, baselines)
@@ -146,10 +147,11 @@ def judged_training(
         tags={
             "as_of": as_of.isoformat(),
             "baselines": " ".join(baselines),
-            "device": pick_device(device).type,
+            "valid_digest": data_digest(split.valid),
+            "judge_digest": data_digest(split.judge),
             "code_revision": code_revision(),
         }
-        | surroundings(),
+        | surroundings(device),
     )
 
 
@@ -209,15 +211,23 @@ def flat_metrics(models: "pd.DataFrame") -> dict[str, float]:
     return metrics
 
 
-def surroundings() -> dict[str, str]:
-    """What beside data, code and configuration decides the last bits of a weight."""
+def surroundings(device: str) -> dict[str, str]:
+    """What beside data, code and configuration decides the last bits of a weight or a metric."""
     import torch
 
+    from ontime.processes import rank_and_size
+    from ontime.training import bf16_is_fast, pick_device
+
+    where = pick_device(device)  # "auto" is not a place
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
+        **{name: installed(name) for name in ("duckdb", "lightgbm", "numpy", "scikit-learn")},
+        "device": where.type,
         "cpu": torch.backends.cpu.get_cpu_capability(),
+        "bf16": str(bf16_is_fast(where)),
         "threads": str(torch.get_num_threads()),
+        "processes": str(rank_and_size()[1]),
     }
 
 

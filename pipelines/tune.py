@@ -5,9 +5,10 @@
 Both models have the same budget and the same goal: the mean log-loss over the months April to July,
 each judged by a model of all that was known when the month began. No later month is looked at, so
 that August to December stay unseen by every choice. A trial that is behind after a month is pruned.
-A search that was stopped goes on with the same command; the first trial is what is in use now. The
-winner is written into `src/ontime/tuned.json`, if it is better than that: look at the difference,
-and commit it.
+A search that was stopped goes on with the same command; the first trial is what is in use now.
+Other examples, as after a change of a feature, are another search. Code is not compared: after a
+change of a model, remove ``var/tune``. The winner is written into `src/ontime/tuned.json`, if it is
+better than what is in use: look at the difference, and commit it.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import json
 from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import mlflow
@@ -106,16 +108,20 @@ def log_loss(model: str, chosen: dict[str, dict[str, Any]], split: "Split") -> f
     return float(log_losses(labels, answers).mean())
 
 
-def open_study(model: str, folder: Path, seed: int = 2013) -> optuna.Study:
-    """The search, new or gone on with; of a new one the first trial is what is in use."""
+def open_study(model: str, data: str, folder: Path, seed: int = 2013) -> optuna.Study:
+    """The search on the examples of digest ``data``, new or gone on with.
+
+    Of a new one the first trial is what is in use.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     study = optuna.create_study(
-        study_name=model,
+        study_name=f"{model} {data[:8]}",
         storage=f"sqlite:///{folder}/optuna.db",
-        sampler=optuna.samplers.TPESampler(seed=seed),
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=NOT_PRUNED),
         load_if_exists=True,
     )
+    # A sampler begins at its seed with every start: with the same one it would try again what it
+    # tried before it was stopped.
+    study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
     if not any(trial.params == in_use(model) for trial in finished(study)):
         study.enqueue_trial(in_use(model))
     return study
@@ -132,12 +138,34 @@ def finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     return study.get_trials(deepcopy=False, states=states)
 
 
+def is_behind(study: optuna.Study, months: int, mean: float) -> bool:
+    """Worse than the median complete trial was after as many months.
+
+    The median stopping rule of Vizier (Golovin et al., 2017) and Optuna's pruner take a trial's
+    best value so far. Months are not equally hard: an easy May would carry it through a bad June.
+    """
+    complete = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+    reached = [trial.intermediate_values[months] for trial in complete]
+    return len(reached) >= NOT_PRUNED and mean > median(reached)
+
+
+def end_killed(study: optuna.Study, parent: mlflow.ActiveRun) -> None:
+    """A search that was killed left a trial and its run as if they were running still."""
+    for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
+        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+    client = mlflow.MlflowClient()
+    below = f"tags.mlflow.parentRunId = '{parent.info.run_id}' and attributes.status = 'RUNNING'"
+    for run in client.search_runs([parent.info.experiment_id], below):
+        client.set_terminated(run.info.run_id, "KILLED")
+
+
 def search(study: optuna.Study, model: str, splits: list["Split"], trials: int) -> None:
     """Go on until there are as many finished trials; each is a run below one parent in MLflow."""
     mlflow.set_experiment(EXPERIMENT)
     parent = study.user_attrs.get("mlflow_run")
     with mlflow.start_run(run_id=parent, run_name=None if parent else f"tune {model}") as run:
         study.set_user_attr("mlflow_run", run.info.run_id)
+        end_killed(study, run)
 
         def objective(trial: optuna.Trial) -> float:
             with mlflow.start_run(run_name=f"trial {trial.number}", nested=True):
@@ -150,7 +178,7 @@ def search(study: optuna.Study, model: str, splits: list["Split"], trials: int) 
                     reached = {"month_log_loss": losses[-1], "log_loss": mean}
                     mlflow.log_metrics(reached, step=len(losses))
                     trial.report(mean, len(losses))
-                    if trial.should_prune():
+                    if len(losses) < len(splits) and is_behind(study, len(losses), mean):
                         mlflow.set_tag("state", "pruned")
                         raise optuna.TrialPruned
                 mlflow.set_tag("state", "complete")
@@ -180,19 +208,25 @@ def write_winner(study: optuna.Study, path: Path) -> bool:
 @flow(name="tune")
 def tune(model: str = "network", trials: int = 50) -> float:
     """Search; the best mean log-loss, April to July."""
+    import pandas as pd
+
     from ontime.registry import connect
+    from ontime.run_log import data_digest
 
     settings = Settings()
     connect(settings)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = open_study(model, settings.var / "tune")
+    splits = load_months()
+    digest = data_digest(pd.concat(vars(splits[-1]).values()))
+    study = open_study(model, digest, settings.var / "tune")
     print(f"tune {model}: {len(finished(study))} of {trials} trials are done")
-    search(study, model, load_months(), trials)
+    search(study, model, splits, trials)
     rows = [{"trial": t.number, "log_loss": t.value, "state": t.state.name} | t.params
             for t in finished(study)]  # fmt: skip
     create_table_artifact(key=f"tune-{model}", table=rows)
-    before = next(t.value for t in finished(study) if t.params == in_use(model))
-    print(f"in use {before:.5f}, best {study.best_value:.5f}: {study.best_params}")
+    used = [f"{t.value:.5f}" for t in finished(study) if t.params == in_use(model)]
+    print(f"in use {' '.join(used) or 'not tried'}")
+    print(f"best {study.best_value:.5f}: {study.best_params}")
     if write_winner(study, TUNED_FILE):
         print(f"written to {TUNED_FILE}: look at the difference, and commit it")
     return float(study.best_value)

@@ -56,6 +56,7 @@ def test_data_metrics_and_weights_are_the_same(
     compared = {row["what"] for row in rows}
     assert {"data digest", "weights sha256", "auc", "logistic_log_loss", "threads"} <= compared
     assert {"epoch_train_loss", "code_revision", "history_rows_out"} <= compared
+    assert (run.tags["device"], run.tags["processes"]) == ("cpu", "1")
     tell(run, rows)
     assert "reproduced: data, metrics and weights are the same" in capsys.readouterr().out
 
@@ -71,6 +72,18 @@ def test_what_differs_is_named(
     assert differing(run, replace(again, data=edited)) == ["data digest"]
     tell(other, comparison(other, again))
     assert "not reproduced; these differ: auc" in capsys.readouterr().out
+
+
+def test_one_judged_row_that_is_another_is_named(run: LoggedRun) -> None:
+    split, history = load_split(AS_OF)
+    row = split.judge.index[0]
+    judge = split.judge.assign(is_late=split.judge.is_late.copy())
+    judge.loc[row, "is_late"] = not judge.loc[row, "is_late"]
+    baselines = ("logistic", "base_rate")
+    other = judged_training(replace(split, judge=judge), history, AS_OF, CONFIG, "cpu", baselines)
+    named = differing(run, other)
+    assert {"judge digest", "log_loss", "logistic_log_loss"} <= set(named)
+    assert not {"data digest", "valid digest", "weights sha256"} & set(named)
 
 
 def test_another_seed_is_another_model(run: LoggedRun) -> None:

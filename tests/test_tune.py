@@ -63,7 +63,7 @@ def test_the_first_trial_is_what_is_in_use_and_every_trial_a_nested_run(
     model: str, splits: list[Split], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(TUNED["training"], "epochs", 1)
-    study = open_study(model, tmp_path)
+    study = open_study(model, "rows", tmp_path)
     search(study, model, splits, trials=2)
     assert study.trials[0].params == in_use(model)
     assert study.trials[1].params != in_use(model)
@@ -76,14 +76,31 @@ def test_the_first_trial_is_what_is_in_use_and_every_trial_a_nested_run(
 
 def test_a_search_that_was_stopped_goes_on(tmp_path: Path, losses: Losses) -> None:
     losses([[0.5, 0.4], [0.6, 0.4], [0.5, 0.3]])
-    first = open_study("network", tmp_path)
+    first = open_study("network", "rows", tmp_path)
     search(first, "network", [None, None], trials=2)  # type: ignore[list-item]
-    again = open_study("network", tmp_path)
+    again = open_study("network", "rows", tmp_path)
     search(again, "network", [None, None], trials=3)  # type: ignore[list-item]
     assert [t.value for t in finished(again)] == pytest.approx([0.45, 0.5, 0.4])
+    tried = {str(trial.params) for trial in finished(again)}
+    assert len(tried) == 3, "what was tried before is not tried again"
     assert again.user_attrs["mlflow_run"] == first.user_attrs["mlflow_run"]
     assert len(runs_below(again)) == 3
     search(again, "network", [], trials=3)  # nothing left to do
+    assert finished(open_study("network", "other rows", tmp_path)) == []
+
+
+def test_what_was_killed_does_not_look_as_if_it_ran(tmp_path: Path, losses: Losses) -> None:
+    losses([[0.5], [0.6]])
+    study = open_study("network", "rows", tmp_path)
+    search(study, "network", [None], trials=1)  # type: ignore[list-item]
+    killed, parent = study.ask(), study.user_attrs["mlflow_run"]
+    client = mlflow.MlflowClient()
+    experiment = client.get_run(parent).info.experiment_id
+    client.create_run(experiment, tags={"mlflow.parentRunId": parent})
+    assert "RUNNING" in set(runs_below(study).status)
+    search(study, "network", [None], trials=2)  # type: ignore[list-item]
+    assert study.trials[killed.number].state is optuna.trial.TrialState.FAIL
+    assert sorted(runs_below(study).status) == ["FINISHED", "FINISHED", "KILLED"]
 
 
 def test_a_trial_that_is_behind_is_pruned_after_a_month(
@@ -91,16 +108,26 @@ def test_a_trial_that_is_behind_is_pruned_after_a_month(
 ) -> None:
     monkeypatch.setattr(tune, "NOT_PRUNED", 2)
     losses([[0.5, 0.4], [0.5, 0.4], [0.9], [0.4, 0.4]])
-    study = open_study("lightgbm", tmp_path)
+    study = open_study("lightgbm", "rows", tmp_path)
     search(study, "lightgbm", [None, None], trials=4)  # type: ignore[list-item]
     states = [trial.state.name for trial in finished(study)]
     assert states == ["COMPLETE", "COMPLETE", "PRUNED", "COMPLETE"]
     assert sorted(runs_below(study)["tags.state"]) == ["complete", "complete", "complete", "pruned"]
 
 
+def test_an_easy_month_does_not_carry_a_trial_through_a_hard_one(
+    tmp_path: Path, losses: Losses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tune, "NOT_PRUNED", 2)
+    losses([[0.5, 0.4, 0.6, 0.6], [0.5, 0.4, 0.6, 0.6], [0.5, 0.39, 0.9]])
+    study = open_study("network", "rows", tmp_path)
+    search(study, "network", [None] * 4, trials=3)  # type: ignore[list-item]
+    assert [trial.state.name for trial in finished(study)] == ["COMPLETE", "COMPLETE", "PRUNED"]
+
+
 def test_the_winner_is_written_into_its_own_section_alone(tmp_path: Path, losses: Losses) -> None:
     losses([[0.5], [0.4]])
-    study = open_study("lightgbm", tmp_path)
+    study = open_study("lightgbm", "rows", tmp_path)
     search(study, "lightgbm", [None], trials=2)  # type: ignore[list-item]
     file = tmp_path / "tuned.json"
     file.write_text(TUNED_FILE.read_text())
