@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from ontime.encoder import ENCODED_VIEWS, Encoder
 from ontime.tuned import TUNED
 
-PREDICT_BATCH = 16_384  # rows at a time: memory stays bounded for files of any size
+PREDICT_BATCH = 4_096  # rows at a time: bounded memory, and what a layer writes stays in the cache
 WEIGHTS_FILE, DESCRIPTION_FILE, FORMAT = "weights.safetensors", "model.json", 1
 DESCRIBED = {"format", "weights_sha256", "network", "metadata", "numeric", "categorical"}
 DESCRIBED |= {"groups", "vocabularies"}
