@@ -396,3 +396,4 @@ def test_a_change_of_source_rebuilds_in_seconds(stack: Stack, tmp_path: Path) ->
         command = ["docker", "image", "inspect", "--format", "{{.Size}}", image]
         size = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         stack.measured[f"{image}_gb"] = round(int(size) / 1e9, 2)
+    assert stack.measured["ontime-serving_gb"] <= 1.3
