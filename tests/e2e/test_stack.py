@@ -185,6 +185,7 @@ def test_a_full_disk_below_the_log_is_said_and_loses_nothing(stack: Stack) -> No
         wait_until(lambda: 503 in asking.statuses, 60, "a refusal")
         refusals = [stack.ask("disk-is-full"), post_outcomes()]
         wait_until(lambda: stack.fires("LogRefuses"), 30, "alert LogRefuses")
+        wait_until(lambda: stack.fires("AnswersFail"), 120, "alert AnswersFail")
         assert stack.sql("SELECT 1 FROM predictions WHERE request_id = 'disk-is-full'") == []
         assert stack.sql(written) == [["0"]]
         stack.in_postgres("rm /dev/shm/filler")
