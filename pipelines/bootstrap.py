@@ -1,12 +1,13 @@
 """Bootstrap: deploy the flows to the Prefect server, and have its worker make the first champion.
 
-    python -m pipelines.bootstrap
+    python -m pipelines.bootstrap --as-of 2013-05-01
 
 Run when the stack comes up, every time: deploying again changes nothing, and where a champion is
 there is nothing left to make. One flow, because a run of its own for each step would import
 Prefect, Feast and torch four times.
 """
 
+import argparse
 import os
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from pipelines.materialize import materialize
 from pipelines.promote import promote
 from pipelines.train import QUICK_BASELINES, train
 
-AS_OF = parse_moment("2013-05-01")  # where the replay starts
+AS_OF = parse_moment("2013-05-01")  # where the replay starts if nothing else is said
 
 
 # Tried again in here: to `up --wait` a container that ended with an error has failed for good.
@@ -48,13 +49,16 @@ def bootstrap(as_of: datetime) -> str:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--as-of", type=parse_moment, default=AS_OF)
+    as_of = parser.parse_args().as_of
     subprocess.run(
         [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
         cwd=ROOT,
         env=os.environ | {"PWD": str(ROOT)},  # prefect.yaml asks for it, and only a shell sets it
         check=True,
     )
-    run = run_deployment("bootstrap/ontime", parameters={"as_of": AS_OF})
+    run = run_deployment("bootstrap/ontime", parameters={"as_of": as_of})
     state = getattr(run, "state", None)
     if state is None or not state.is_completed():
         raise SystemExit(f"the bootstrap must complete, and did not: {state}. See the worker's log")

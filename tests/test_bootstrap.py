@@ -1,6 +1,7 @@
 """The bootstrap makes a first champion once, and says when it could not."""
 
 import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -66,10 +67,17 @@ def test_a_run_that_failed_on_the_worker_fails_the_bootstrap(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     deployed: list[list[str]] = []
+    asked: list[dict[str, Any]] = []
     monkeypatch.setattr(subprocess, "run", lambda command, **_: deployed.append(command))
-    state = SimpleNamespace(is_completed=lambda: False)
-    run = SimpleNamespace(state=state)
-    monkeypatch.setattr(bootstrap_flow, "run_deployment", lambda *_, **__: run)
+    monkeypatch.setattr(sys, "argv", ["bootstrap", "--as-of", "2013-05-01"])
+    failed = SimpleNamespace(state=SimpleNamespace(is_completed=lambda: False))
+
+    def run_deployment(name: str, parameters: dict[str, Any]) -> SimpleNamespace:
+        asked.append({name: parameters})
+        return failed
+
+    monkeypatch.setattr(bootstrap_flow, "run_deployment", run_deployment)
     with pytest.raises(SystemExit, match="the bootstrap must complete"):
         bootstrap_flow.main()
     assert deployed[0][-2:] == ["deploy", "--all"]
+    assert asked == [{"bootstrap/ontime": {"as_of": AS_OF}}]
