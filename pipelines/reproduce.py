@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from ontime.run_log import Training
 
 # Of the surroundings: they explain a difference, and are none by themselves.
-EXPLAINING = ("code_revision", "python", "torch", "duckdb", "lightgbm", "numpy", "scikit-learn")
-EXPLAINING += ("device", "cpu", "bf16", "threads", "processes")
+VERSIONS = ("code_revision", "python", "torch", "duckdb", "lightgbm", "numpy", "scikit-learn")
+EXPLAINING = (*VERSIONS, "device", "cpu", "bf16", "threads", "processes")
 NEEDED = {"as_of", "baselines", "device"}  # tags, without which nothing can be made again
 TIMINGS = {"history_seconds"}
 
