@@ -97,9 +97,9 @@ def speed(bench: dict[str, Any], export: list[dict[str, Any]]) -> str:
     """Ratios of one run, and the exported programs, as Markdown."""
     lines = ["| `make bench` | ours | beside it | ratio | limit |", "|---|---|---|---|---|"]
     for row in bench["ratios"]:
-        ours, value = ("never" if row[k] is None else f"{row[k]:,.2f}" for k in ("ours", "ratio"))
+        ours, value = ("never" if row[k] is None else _number(row[k]) for k in ("ours", "ratio"))
         kept = {None: "", True: row["limit"], False: f"{row['limit']}: missed"}[row["kept"]]
-        beside = f"{row['beside']:,.2f} ({row['to']})"
+        beside = f"{_number(row['beside'])} ({row['to']})"
         lines.append(f"| {row['what']} | {ours} | {beside} | {value} | {kept} |")
     losses = ", ".join(f"{n} {v:.4f}" for n, v in bench["training"]["log_loss"].items())
     lines += ["", f"Log-loss on unseen weeks in that run: {losses}.", ""]
@@ -110,6 +110,10 @@ def speed(bench: dict[str, Any], export: list[dict[str, Any]]) -> str:
         for row in export
     ]
     return "\n".join(lines)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.2f}"
 
 
 def stack(measured: dict[str, Any]) -> str:
