@@ -151,7 +151,7 @@ def test_nothing_is_answered_that_is_not_logged(open_api: OpenApi, tmp_path: Pat
 
     assert answer.status_code == 503
     (error,) = answer.json()["errors"]
-    assert "disk is full" in error["rule"] and "writable" in error["remedy"]
+    assert "disk is full" in error["rule"] and "free its disk" in error["remedy"]
     assert metric(api, "ontime_log_failures_total") == 1
     assert metric(api, 'ontime_predictions_total{model_version="1"}') == 0
 
