@@ -391,7 +391,7 @@ def test_a_change_of_source_rebuilds_in_seconds(stack: Stack, tmp_path: Path) ->
         command = ["docker", "build", "--quiet", "-f", "infra/Dockerfile", "--target", target, "."]
         subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
     stack.measured["rebuild_seconds"] = round(time.monotonic() - began, 1)
-    assert stack.measured["rebuild_seconds"] < 15
+    assert stack.measured["rebuild_seconds"] < stack.measured["up_seconds"] / 5, "not from scratch"
     for image in ("ontime-serving", "ontime-pipelines"):
         command = ["docker", "image", "inspect", "--format", "{{.Size}}", image]
         size = subprocess.run(command, check=True, capture_output=True, text=True).stdout
