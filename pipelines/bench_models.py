@@ -2,8 +2,8 @@
 
 training: `ontime.training.fit` against the loop everybody writes first, a `DataLoader` over a
 `TensorDataset` with batches of 256 and `loss.item()` every step; and the time until it is as good
-as LightGBM against LightGBM's own. scoring: rows a second of `predict` on one frame, and of network
-and trees alone on ready arrays.
+as LightGBM on unseen weeks, the teachers' included, against LightGBM's own. scoring: rows a second
+of `predict` on one frame, and of network and trees alone on ready arrays.
 """
 
 import math
@@ -41,9 +41,12 @@ def examples_as_of(as_of: datetime) -> "Split":
     return split_by_time(build_examples(open_feature_store(settings), asked), as_of)
 
 
-def ordinary_fit(split: "Split", config: "TrainConfig") -> tuple["TrainedModel", float]:
-    """The same network on the same inputs with the same annealing, trained as usual; and rows a
-    second. The learning rate follows the batch by the square-root rule (Malladi et al., 2022)."""
+def ordinary_fit(
+    split: "Split", targets: "np.ndarray", config: "TrainConfig"
+) -> tuple["TrainedModel", float]:
+    """The same network on the same inputs and targets with the same annealing, trained as usual;
+    and rows a second. The learning rate follows the batch by the square-root rule (Malladi et al.,
+    2022)."""
     import torch
     import torch.nn.functional as F
     from torch.utils.data import DataLoader, TensorDataset
@@ -53,13 +56,12 @@ def ordinary_fit(split: "Split", config: "TrainConfig") -> tuple["TrainedModel",
     from ontime.training import Hider, Rows, untrained
 
     torch.manual_seed(config.seed)
-    model = untrained(split.fit, FEATURE_SPEC, config)
+    model = untrained(split.known, FEATURE_SPEC, config)
     network = model.network
-    numeric, categories = model.tensors(split.fit)
+    numeric, categories = model.tensors(split.known)
     with torch.no_grad():  # once, as ours does
         encoded = torch.cat([network.encoder(part) for part in numeric.split(PREDICT_BATCH)])
-    labels = torch.from_numpy(split.fit["is_late"].to_numpy(dtype="float32"))
-    data = TensorDataset(encoded, categories, labels)
+    data = TensorDataset(encoded, categories, torch.from_numpy(targets).float())
     loader = DataLoader(data, batch_size=ORDINARY_BATCH, shuffle=True, drop_last=True)
     rate = config.learning_rate * math.sqrt(ORDINARY_BATCH / config.batch_size)
     optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=config.weight_decay)
@@ -71,16 +73,13 @@ def ordinary_fit(split: "Split", config: "TrainConfig") -> tuple["TrainedModel",
         cycle_momentum=False,
     )
     hide = Hider(FEATURE_SPEC, config.hide_share, torch.Generator().manual_seed(config.seed))
-    ones = torch.ones(config.network.members, ORDINARY_BATCH, config.network.hidden)
     started = perf_counter()
     for _ in range(config.epochs):
         total = 0.0
         for batch in loader:
             rows = hide(Rows(*batch))
-            masks = [F.dropout(ones, config.network.dropout) for _ in range(config.network.layers)]
-            logits = network.logits(rows.encoded, rows.categories, masks)
-            targets = rows.labels[:, None].expand_as(logits)
-            loss = F.binary_cross_entropy_with_logits(logits, targets) * config.network.members
+            logits = network.logits(rows.encoded, rows.categories)
+            loss = F.binary_cross_entropy_with_logits(logits, rows.targets)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -94,34 +93,41 @@ def training(split: "Split", config: "TrainConfig") -> tuple[Figures, "TrainedMo
     from dataclasses import asdict
 
     from ontime.baselines import fit_lightgbm
+    from ontime.distillation import fit_teachers
     from ontime.evaluation import compare
     from ontime.features import FEATURE_SPEC
     from ontime.training import fit
 
+    known = split.known
     started = perf_counter()
     boosting = fit_lightgbm(split.fit, split.valid, FEATURE_SPEC)
     lightgbm_seconds = perf_counter() - started
-    target = log_loss(split.valid, boosting.predict(split.valid))
+    target = log_loss(split.judge, boosting.predict(split.judge))
     started = perf_counter()
-    model, history = fit(split.fit, split.valid, FEATURE_SPEC, config)
+    teachers = fit_teachers(known, FEATURE_SPEC, config.network.members, config.seed)
+    targets = teachers.predict_members(known)
+    teachers_seconds = perf_counter() - started
+    model, history = fit(known, targets, split.judge, FEATURE_SPEC, config)
     seconds = perf_counter() - started
-    ordinary, ordinary_rate = ordinary_fit(split, config)
+    ordinary, ordinary_rate = ordinary_fit(split, targets, config)
     rate = len(history) / sum(1 / record.rows_per_second for record in history)
-    good = [record.epoch for record in history if record.valid_log_loss <= target]
-    # What comes before counts whole: the encoding, and the epochs up to the first that is as good.
-    after = [len(split.fit) / r.rows_per_second for r in history if good and r.epoch > good[0]]
+    good = [record.epoch for record in history if record.unseen_log_loss <= target]
+    # What comes before counts whole: teachers, encoding, and the epochs up to the first as good.
+    after = [len(known) / r.rows_per_second for r in history if good and r.epoch > good[0]]
     answers = {
         "network": model.predict(split.judge),
         "ordinary": ordinary.predict(split.judge),
+        "teachers": teachers.predict(split.judge),
         "lightgbm": boosting.predict(split.judge),
     }
     figures: Figures = {
-        "rows": len(split.fit),
+        "rows": len(known),
         "rows_per_second": rate,
         "ordinary_rows_per_second": ordinary_rate,
         "log_loss": {name: log_loss(split.judge, answer) for name, answer in answers.items()},
         "minus_ordinary": asdict(compare(split.judge, answers["network"], answers["ordinary"])),
         "seconds": seconds,
+        "teachers_seconds": teachers_seconds,
         "lightgbm_seconds": lightgbm_seconds,
         "epochs_to_lightgbm_quality": good[0] if good else None,
         "seconds_to_lightgbm_quality": seconds - sum(after) if good else None,
@@ -156,7 +162,7 @@ def scoring(model: "TrainedModel", boosting: "Boosting", rows: "pd.DataFrame") -
             return torch.cat([model.network(*part) for part in parts]).numpy()
 
     def trees() -> "np.ndarray":
-        return np.asarray(boosting.booster.predict(table, num_threads=2))
+        return np.asarray(boosting.booster.predict(table))
 
     def speed(answers: Callable[[], "np.ndarray"], expected: "np.ndarray") -> float:
         np.testing.assert_allclose(answers(), expected, atol=1e-5)

@@ -60,10 +60,11 @@ def figures(report: dict[str, Any], yardstick: dict[str, Any]) -> str:
 def quality(report: dict[str, Any]) -> str:
     """The rolling origin as Markdown: every model on all months, and the network by month."""
     rows = report["rows"]
-    months = sorted({row["month"] for row in rows} - {"all"})
+    by_key = {(row["month"], row["model"]): row for row in rows}
+    months = sorted({row["month"] for row in rows} - {"all", "untouched"})
     lines = [
-        f"`make rolling`, {months[0]} to {months[-1]}, {rows[-1]['n']:,.0f} flights. Each month is "
-        "judged with models of all that was known when it began:",
+        f"`make rolling`, {months[0]} to {months[-1]}, {by_key['all', 'network']['n']:,.0f} "
+        "flights. Each month is judged with models of all that was known when it began:",
         "",
         "| model | AUC | PR-AUC | log-loss | Brier | ECE | network minus it, in log-loss |",
         "|---|---|---|---|---|---|---|",
@@ -74,16 +75,17 @@ def quality(report: dict[str, Any]) -> str:
         lines.append(f"| {row['model']} | {' | '.join(cells)} | {ece} | {_difference(row)} |")
     lines += [
         "",
-        "| month | late | network | lightgbm | network minus lightgbm |",
-        "|---|---|---|---|---|",
+        "| month | late | network | teachers | lightgbm | network minus lightgbm |",
+        "|---|---|---|---|---|---|",
     ]
-    by_key = {(row["month"], row["model"]): row for row in rows}
-    for month in months:
-        ours, theirs = by_key[month, "network"], by_key[month, "lightgbm"]
-        lines.append(
-            f"| {month} | {ours['late_share']:.3f} | {ours['log_loss']:.4f} | "
-            f"{theirs['log_loss']:.4f} | {_difference(theirs)} |"
+    untouched = ["untouched"] if ("untouched", "network") in by_key else []
+    for month in [*months, *untouched]:
+        ours, taught_by, theirs = (
+            by_key[month, name] for name in ("network", "teachers", "lightgbm")
         )
+        losses = " | ".join(f"{row['log_loss']:.4f}" for row in (ours, taught_by, theirs))
+        late = f"{ours['late_share']:.3f}"
+        lines.append(f"| {month} | {late} | {losses} | {_difference(theirs)} |")
     return "\n".join(lines)
 
 

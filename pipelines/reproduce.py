@@ -70,10 +70,7 @@ def comparison(run: "LoggedRun", training: "Training") -> list[dict[str, object]
         (name, run.tags.get(name), training.tags.get(name)) for name in EXPLAINING
     ]
     pairs.append(("data digest", run.data_digest, data_digest(training.data)))
-    pairs += [
-        (name.replace("_", " "), run.tags.get(name), training.tags.get(name))
-        for name in ("valid_digest", "judge_digest")
-    ]
+    pairs.append(("judge digest", run.tags.get("judge_digest"), training.tags.get("judge_digest")))
     pairs += [
         (name, run.metrics.get(name), again.get(name))
         for name in sorted((run.metrics.keys() | again.keys()) - TIMINGS)

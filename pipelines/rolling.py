@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     from ontime.dataset import Split
 
 
-MODELS = ("network", *ALL_BASELINES)
+MODELS = ("network", "teachers", *ALL_BASELINES)
+DRAWN = ("network", "teachers", "lightgbm", "logistic")
 SLICES = ("carrier", "origin", "day_part", "month")
+UNTOUCHED_FROM = "2013-09"  # no choice of an input, a network or a number has looked at these
 KEPT = ("flight_id", "scheduled_departure", "carrier", "origin")  # of the judged flights
 
 
@@ -43,11 +45,13 @@ def months(first: int, last: int) -> Iterator[tuple[datetime, datetime]]:
 @task(cache_policy=NO_CACHE, persist_result=False)
 def judge_month(split: "Split") -> "pd.DataFrame":
     """The judged flights with each model's answer in a column of its name."""
+    from ontime.distillation import distil
     from ontime.features import FEATURE_SPEC
-    from ontime.training import TrainConfig, fit
+    from ontime.training import TrainConfig
 
-    model, _ = fit(split.fit, split.valid, FEATURE_SPEC, TrainConfig())
-    answers = {"network": model.predict(split.judge)} | judge_baselines(split, ALL_BASELINES)
+    model, teachers, _ = distil(split.known, split.judge, FEATURE_SPEC, TrainConfig())
+    answers = {"network": model.predict(split.judge), "teachers": teachers.predict(split.judge)}
+    answers |= judge_baselines(split, ALL_BASELINES)
     return split.judge[[*KEPT, "is_late"]].assign(**answers)
 
 
@@ -69,7 +73,10 @@ def rolling(first: int = 5, last: int = 12) -> dict[str, Any]:
     for start, end in months(first, last):
         print(f"{start:%Y-%m}")
         judged[f"{start:%Y-%m}"] = judge_month(split_at(examples, start, end))
+    untouched = [rows for month, rows in judged.items() if month >= UNTOUCHED_FROM]
     judged["all"] = pd.concat(judged.values(), ignore_index=True)
+    if untouched:
+        judged["untouched"] = pd.concat(untouched, ignore_index=True)
     tables = []
     for month, rows in judged.items():
         models, differences = compare_models(rows, {name: rows[name].to_numpy() for name in MODELS})
@@ -80,7 +87,7 @@ def rolling(first: int = 5, last: int = 12) -> dict[str, Any]:
     slices = slice_table(judged["all"], labels, network, SLICES)
     report = {"rows": table.to_dict("records"), "slices": slices.to_dict("records")}
     settings.reports_dir.mkdir(parents=True, exist_ok=True)
-    drawn = {name: judged["all"][name].to_numpy() for name in ("network", "lightgbm", "logistic")}
+    drawn = {name: judged["all"][name].to_numpy() for name in DRAWN}
     figures.calibration(labels, drawn).savefig(settings.reports_dir / "calibration.png", dpi=120)
     (settings.reports_dir / "rolling.json").write_text(json.dumps(report, indent=1))
     create_table_artifact(key="rolling-origin", table=report["rows"])
@@ -89,14 +96,14 @@ def rolling(first: int = 5, last: int = 12) -> dict[str, Any]:
 
 
 def tell(rows: list[dict[str, Any]]) -> None:
-    print("\nmonth    model               auc  log-loss     ece   network minus it")
+    print("\nmonth      model               auc  log-loss     ece   network minus it")
     for row in rows:
         known = row["difference"] is not None
         interval = (
             f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]" if known else ""
         )
         scores = f"{row['auc']:.4f} {row['log_loss']:>9.4f} {row['ece']:>7.4f}"
-        print(f"{row['month']:<9}{row['model']:<16}{scores}   {interval}")
+        print(f"{row['month']:<11}{row['model']:<16}{scores}   {interval}")
 
 
 def main() -> None:

@@ -85,16 +85,19 @@ def judged_training(
     from dataclasses import asdict
 
     from ontime import figures
+    from ontime.distillation import distil
     from ontime.evaluation import expected_cost_threshold, slice_table
     from ontime.explanation import worth
     from ontime.features import FEATURE_SPEC
     from ontime.model_card import COST_RATIO, model_card
     from ontime.run_log import Training, data_digest
-    from ontime.training import fit
 
-    model, epochs = fit(split.fit, split.valid, FEATURE_SPEC, config, device)
-    answers = {"network": model.predict(split.judge)} | judge_baselines(split, baselines)
+    known = split.known
+    model, teachers, epochs = distil(known, split.judge, FEATURE_SPEC, config, device)
+    answers = {"network": model.predict(split.judge), "teachers": teachers.predict(split.judge)}
+    answers |= judge_baselines(split, baselines)
     models, differences = compare_models(split.judge, answers)
+    teaching = {"teachers_rounds": teachers.rounds, "teachers_days_left_out": teachers.log_loss}
     labels = split.judge.is_late.to_numpy(dtype=bool)
     slices = slice_table(split.judge, labels, answers["network"], SLICES)
     some = split.judge.sample(min(WORTH_ROWS, len(split.judge)), random_state=0)
@@ -114,6 +117,7 @@ def judged_training(
         slices,
         groups,
         sizes,
+        config.network.members,
         trained_through,
         split.judge.event_timestamp.min(),
         split.judge.event_timestamp.max(),
@@ -126,10 +130,10 @@ def judged_training(
         parameters=asdict(config) | {f"rows_{name}": n for name, n in sizes.items()},
         curves={
             "train_loss": [record.train_loss for record in epochs],
-            "valid_log_loss": [record.valid_log_loss for record in epochs],
-            "valid_auc": [record.valid_auc for record in epochs],
+            "unseen_log_loss": [record.unseen_log_loss for record in epochs],
+            "unseen_auc": [record.unseen_auc for record in epochs],
         },
-        metrics=flat_metrics(models) | history,
+        metrics=flat_metrics(models) | teaching | history,
         tables={
             "models": models,
             "differences": differences,
@@ -143,11 +147,10 @@ def judged_training(
             "learning_curve": figures.learning_curve(epochs),
         },
         model_card=card,
-        data=split.fit,
+        data=known,
         tags={
             "as_of": as_of.isoformat(),
             "baselines": " ".join(baselines),
-            "valid_digest": data_digest(split.valid),
             "judge_digest": data_digest(split.judge),
             "code_revision": code_revision(),
         }
@@ -244,7 +247,7 @@ def code_revision() -> str:
     return Settings().code_revision
 
 
-QUICK_BASELINES = ("logistic", "rolling_rate", "base_rate")  # LightGBM takes as long as the network
+QUICK_BASELINES = ("logistic", "rolling_rate", "base_rate")  # the teachers are always judged
 ALL_BASELINES = ("lightgbm", *QUICK_BASELINES)
 
 
@@ -264,11 +267,12 @@ def train(as_of: datetime, device: str = "auto", baselines: tuple[str, ...] = AL
 
 def follow(as_of: datetime, device: str) -> None:
     """What torchrun's other processes do: the same fit of the same rows, and nothing else."""
+    from ontime.distillation import distil
     from ontime.features import FEATURE_SPEC
-    from ontime.training import TrainConfig, fit
+    from ontime.training import TrainConfig
 
     split, _ = load_split.fn(as_of)
-    fit(split.fit, split.valid, FEATURE_SPEC, TrainConfig(), device)
+    distil(split.known, split.judge, FEATURE_SPEC, TrainConfig(), device)
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mlflow
 import optuna
@@ -31,6 +31,8 @@ from ontime.tuned import TUNED_FILE, read_tuned
 from pipelines.rolling import months
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ontime.dataset import Split
 
 EXPERIMENT = "ontime-tune"
@@ -41,16 +43,15 @@ NOT_PRUNED = 8  # the first trials are not compared with too few others
 def network_space(trial: optuna.Trial) -> dict[str, dict[str, Any]]:
     return {
         "training": {
-            "epochs": trial.suggest_int("epochs", 3, 10),
-            "batch_size": trial.suggest_categorical("batch_size", [1024, 2048, 4096]),
-            "learning_rate": trial.suggest_float("learning_rate", 5e-4, 6e-3, log=True),
-            "weight_decay": trial.suggest_float("weight_decay", 1e-3, 1.0, log=True),
-            "hide_share": trial.suggest_float("hide_share", 0.02, 0.3),
+            "epochs": trial.suggest_int("epochs", 5, 12),
+            "batch_size": trial.suggest_categorical("batch_size", [512, 1024, 2048]),
+            "learning_rate": trial.suggest_float("learning_rate", 1e-3, 1.5e-2, log=True),
+            "weight_decay": trial.suggest_float("weight_decay", 1e-3, 0.3, log=True),
+            "hide_share": trial.suggest_float("hide_share", 0.05, 0.2),
         },
         "network": {
-            "hidden": trial.suggest_categorical("hidden", [64, 128, 192, 256]),
+            "hidden": trial.suggest_categorical("hidden", [128, 192, 256]),
             "layers": trial.suggest_int("layers", 1, 3),
-            "dropout": trial.suggest_float("dropout", 0.1, 0.5),
             "embedding": trial.suggest_categorical("embedding", [4, 8, 16]),
         },
     }
@@ -72,9 +73,16 @@ def lightgbm_space(trial: optuna.Trial) -> dict[str, dict[str, Any]]:
 SPACES = {"network": network_space, "lightgbm": lightgbm_space}
 
 
+class Month(NamedTuple):
+    """What a trial is judged on. For the network the teachers' answers too: one fit a search."""
+
+    split: "Split"
+    targets: "np.ndarray | None"
+
+
 @task(cache_policy=NO_CACHE, persist_result=False)
-def load_months() -> list["Split"]:
-    """For each month the rows to fit, to stop early and to judge."""
+def load_months(model: str) -> list[Month]:
+    """For each month what was known when it began, what to judge, and what teachers say."""
     from ontime.dataset import build_examples, split_at
     from ontime.feature_store import open_feature_store
     from ontime.tables import FLIGHTS, read_tables
@@ -84,10 +92,22 @@ def load_months() -> list["Split"]:
     flights = read_tables(settings.tables_dir, (FLIGHTS,))["flights"]
     asked = flights[flights.scheduled_departure < ranges[-1][1]]
     examples = build_examples(open_feature_store(settings), asked)
-    return [split_at(examples, start, end) for start, end in ranges]
+    return [taught(split_at(examples, start, end), model) for start, end in ranges]
 
 
-def log_loss(model: str, chosen: dict[str, dict[str, Any]], split: "Split") -> float:
+def taught(split: "Split", model: str) -> Month:
+    from ontime.distillation import fit_teachers
+    from ontime.features import FEATURE_SPEC
+    from ontime.training import TrainConfig
+
+    if model != "network":
+        return Month(split, None)
+    config, known = TrainConfig(), split.known
+    teachers = fit_teachers(known, FEATURE_SPEC, config.network.members, config.seed)
+    return Month(split, teachers.predict_members(known))
+
+
+def log_loss(chosen: dict[str, dict[str, Any]], month: Month) -> float:
     """Mean log-loss on the judged flights of a model fitted with what was chosen."""
     from ontime.baselines import fit_lightgbm
     from ontime.evaluation import log_losses
@@ -95,11 +115,12 @@ def log_loss(model: str, chosen: dict[str, dict[str, Any]], split: "Split") -> f
     from ontime.model import ModelConfig
     from ontime.training import TrainConfig, fit
 
-    if model == "network":
+    split, targets = month
+    if targets is not None:
         network = ModelConfig(**asdict(TrainConfig().network) | chosen["network"])
         config = TrainConfig(**chosen["training"], network=network)
         with redirect_stdout(io.StringIO()):  # a line a trial is progress enough
-            fitted, _ = fit(split.fit, split.valid, FEATURE_SPEC, config)
+            fitted, _ = fit(split.known, targets, split.judge, FEATURE_SPEC, config)
         answers = fitted.predict(split.judge)
     else:
         boosting = fit_lightgbm(split.fit, split.valid, FEATURE_SPEC, chosen["lightgbm"])
@@ -159,7 +180,7 @@ def end_killed(study: optuna.Study, parent: mlflow.ActiveRun) -> None:
         client.set_terminated(run.info.run_id, "KILLED")
 
 
-def search(study: optuna.Study, model: str, splits: list["Split"], trials: int) -> None:
+def search(study: optuna.Study, model: str, judged: list[Month], trials: int) -> None:
     """Go on until there are as many finished trials; each is a run below one parent in MLflow."""
     mlflow.set_experiment(EXPERIMENT)
     parent = study.user_attrs.get("mlflow_run")
@@ -172,13 +193,13 @@ def search(study: optuna.Study, model: str, splits: list["Split"], trials: int) 
                 chosen = SPACES[model](trial)
                 mlflow.log_params(trial.params)
                 losses: list[float] = []
-                for split in splits:
-                    losses.append(log_loss(model, chosen, split))
+                for month in judged:
+                    losses.append(log_loss(chosen, month))
                     mean = sum(losses) / len(losses)
                     reached = {"month_log_loss": losses[-1], "log_loss": mean}
                     mlflow.log_metrics(reached, step=len(losses))
                     trial.report(mean, len(losses))
-                    if len(losses) < len(splits) and is_behind(study, len(losses), mean):
+                    if len(losses) < len(judged) and is_behind(study, len(losses), mean):
                         mlflow.set_tag("state", "pruned")
                         raise optuna.TrialPruned
                 mlflow.set_tag("state", "complete")
@@ -216,11 +237,11 @@ def tune(model: str = "network", trials: int = 50) -> float:
     settings = Settings()
     connect(settings)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    splits = load_months()
-    digest = data_digest(pd.concat(vars(splits[-1]).values()))
+    judged = load_months(model)
+    digest = data_digest(pd.concat(vars(judged[-1].split).values()))
     study = open_study(model, digest, settings.var / "tune")
     print(f"tune {model}: {len(finished(study))} of {trials} trials are done")
-    search(study, model, splits, trials)
+    search(study, model, judged, trials)
     rows = [{"trial": t.number, "log_loss": t.value, "state": t.state.name} | t.params
             for t in finished(study)]  # fmt: skip
     create_table_artifact(key=f"tune-{model}", table=rows)

@@ -34,12 +34,12 @@ def refits(start: datetime, end: datetime, days: int) -> list[datetime]:
 def learn(examples: "pd.DataFrame", moment: datetime, until: datetime) -> "TrainedModel":
     """A model of everything known at ``moment``, to serve until the next."""
     from ontime.dataset import split_at
+    from ontime.distillation import distil
     from ontime.features import FEATURE_SPEC
-    from ontime.training import TrainConfig, fit
+    from ontime.training import TrainConfig
 
     split = split_at(examples, moment, until)
-    model, _ = fit(split.fit, split.valid, FEATURE_SPEC, TrainConfig())
-    return model
+    return distil(split.known, split.judge, FEATURE_SPEC, TrainConfig())[0]
 
 
 @flow(name="yardstick")

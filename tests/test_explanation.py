@@ -21,7 +21,9 @@ def model() -> TrainedModel:
     config = TrainConfig(
         epochs=8, batch_size=128, learning_rate=5e-3, hide_share=0.2, network=network
     )
-    return fit(flights(6000), flights(1000, seed=1), SPEC, config, device="cpu")[0]
+    train = flights(6000)
+    labels = train[["is_late", "is_late"]].to_numpy(dtype=float)
+    return fit(train, labels, flights(1000, seed=1), SPEC, config, device="cpu")[0]
 
 
 def test_reference_and_contributions_are_the_answer(model: TrainedModel) -> None:

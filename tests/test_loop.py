@@ -98,7 +98,9 @@ def system(world: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         demo_flow.start_afresh(settings)
         materialize(START, rebuild=False)
         with patch.context() as weak:
-            weak.setattr("ontime.training.TrainConfig", partial(TrainConfig, epochs=1))
+            weak.setattr(
+                "ontime.training.TrainConfig", partial(TrainConfig, epochs=1, learning_rate=1e-4)
+            )
             train(TRAINED, baselines=("logistic", "base_rate"))
         patch.setattr("pipelines.promote.BASELINES_TO_BEAT", ())
         assert promote(START)["promote"]

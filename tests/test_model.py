@@ -17,7 +17,6 @@ from ontime.model import (
     FeatureSpec,
     ModelConfig,
     ModelError,
-    PackedLinear,
     TrainedModel,
     build_vocabularies,
     numeric_tensor,
@@ -51,7 +50,7 @@ def model() -> TrainedModel:
     frame = flights(3000)
     vocabularies = build_vocabularies(frame, SPEC)
     torch.manual_seed(0)
-    encoder = Encoder.fit(numeric_tensor(frame, SPEC).numpy(), frame["is_late"].to_numpy())
+    encoder = Encoder.fit(numeric_tensor(frame, SPEC).numpy())
     network = DelayNetwork(ModelConfig(hidden=16, members=3), encoder, [3, 3])
     metadata = {"trained_through": "2013-05-01T00:00:00+00:00", "threshold": 0.3}
     return TrainedModel(network.eval(), SPEC, vocabularies, metadata)
@@ -70,7 +69,7 @@ def edit(directory: Path, **changes: object) -> None:
 
 def test_the_rank_view_is_normal_and_the_z_view_is_clipped() -> None:
     skewed = np.random.default_rng(0).gamma(0.5, 100.0, (20_000, 1)).astype("float32")
-    rank, z, _, missing = Encoder.fit(skewed)(torch.from_numpy(skewed)).T
+    rank, z, missing = Encoder.fit(skewed)(torch.from_numpy(skewed)).T
     assert abs(rank.mean()) < 0.02 and abs(rank.std() - 1) < 0.05
     assert z.max() == 4.0 and z.min() > -1.0
     assert not missing.any()
@@ -93,24 +92,10 @@ def test_tied_values_get_their_mean_rank() -> None:
     assert rank[1] == pytest.approx(1.64, abs=0.05)  # 95% are below
 
 
-def test_the_late_view_shows_a_step_in_a_long_tail() -> None:
-    rng = np.random.default_rng(0)
-    slack = rng.uniform(0, 1440, (50_000, 1)).astype("float32")
-    late = rng.random(50_000) < np.where(slack[:, 0] < 15, 0.9, 0.2)  # one in a hundred
-    view = Encoder.fit(slack, late)(torch.tensor([[5.0], [60.0], [900.0]]))[:, 2]
-    assert view[0] > 3.0  # the step is 7 (twice the log-odds), interpolated over its bin
-    assert view[1:].abs().max() < 0.8
-
-
-def test_without_labels_the_late_view_says_nothing() -> None:
-    numbers = np.random.default_rng(0).standard_normal((1000, 2)).astype("float32")
-    assert not Encoder.fit(numbers)(torch.from_numpy(numbers))[:, 4:6].any()
-
-
 def test_missing_is_zero_in_every_view_and_one_in_the_indicator(model: TrainedModel) -> None:
     encoded = model.network.encoder(torch.tensor([[float("nan"), 5.0, 1.0]]))
-    rank, z, late, missing = encoded.reshape(4, 3)
-    assert (rank[0], z[0], late[0], missing[0]) == (0, 0, 0, 1)
+    rank, z, missing = encoded.reshape(3, 3)
+    assert (rank[0], z[0], missing[0]) == (0, 0, 1)
     assert not missing[1:].any()
 
 
@@ -124,7 +109,7 @@ def test_a_feature_that_never_varied_or_never_came_says_nothing() -> None:
     train = np.full((100, 2), np.nan, "float32")
     train[:, 0] = 7.0
     encoded = Encoder.fit(train)(torch.tensor([[7.0, 3.0], [9.0, float("nan")]]))
-    assert encoded.isfinite().all() and not encoded[:, :6].any()
+    assert encoded.isfinite().all() and not encoded[:, :4].any()
 
 
 def test_a_category_never_seen_has_the_index_of_unknown(model: TrainedModel) -> None:
@@ -134,19 +119,10 @@ def test_a_category_never_seen_has_the_index_of_unknown(model: TrainedModel) -> 
     assert np.isfinite(model.predict(frame)).all()
 
 
-def test_the_packed_network_equals_its_members_computed_one_by_one(model: TrainedModel) -> None:
-    numeric, categories = model.tensors(flights(50))
-    network = model.network
-    packed = network.member_probabilities(numeric, categories)
-    parts = [table(categories[:, i]) for i, table in enumerate(network.embeddings)]
-    x = torch.cat([network.encoder(numeric), *parts], dim=1)
-    for k in range(3):
-        y = x
-        for layer in network.hidden:
-            assert isinstance(layer, PackedLinear)
-            y = torch.relu(y @ layer.weight[k] + layer.bias[k])
-        alone = torch.sigmoid(y @ network.output.weight[k] + network.output.bias[k])[:, 0]
-        torch.testing.assert_close(packed[:, k], alone)
+def test_the_answer_is_the_mean_of_the_members(model: TrainedModel) -> None:
+    members = model.predict_members(flights(50))
+    assert members.shape == (50, 3) and members.std(axis=1).min() > 0
+    np.testing.assert_allclose(model.predict(flights(50)), members.mean(axis=1))
 
 
 def test_raw_features_to_probability_is_one_exportable_module(model: TrainedModel) -> None:

@@ -19,7 +19,9 @@ from pipelines.score import score
 
 @pytest.fixture(scope="module")
 def model(examples: pd.DataFrame) -> TrainedModel:
-    return fit(examples[:4000], examples[4000:5000], FEATURE_SPEC, TrainConfig(epochs=1))[0]
+    config, train = TrainConfig(epochs=1), examples[:4000]
+    labels = np.repeat(train[["is_late"]].to_numpy(dtype=float), config.network.members, axis=1)
+    return fit(train, labels, examples[4000:5000], FEATURE_SPEC, config)[0]
 
 
 @pytest.fixture(autouse=True)

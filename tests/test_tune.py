@@ -17,7 +17,7 @@ from ontime.model import ModelConfig
 from ontime.training import TrainConfig
 from ontime.tuned import TUNED, TUNED_FILE, TunedError, read_tuned
 from pipelines import tune
-from pipelines.tune import SPACES, finished, in_use, open_study, search, write_winner
+from pipelines.tune import SPACES, finished, in_use, open_study, search, taught, write_winner
 
 Losses = Callable[[list[list[float]]], None]
 
@@ -35,8 +35,8 @@ def _mlflow(tmp_path: Path) -> Iterator[None]:
 def splits(examples: pd.DataFrame) -> list[Split]:
     """Two tiny months."""
     return [
-        Split(examples[:1500], examples[1500:2000], examples[2000:2500]),
-        Split(examples[:2000], examples[2000:2500], examples[2500:3000]),
+        Split(examples[:4500], examples[4500:5000], examples[5000:5500]),
+        Split(examples[:5000], examples[5000:5500], examples[5500:6000]),
     ]
 
 
@@ -64,7 +64,7 @@ def test_the_first_trial_is_what_is_in_use_and_every_trial_a_nested_run(
 ) -> None:
     monkeypatch.setitem(TUNED["training"], "epochs", 1)
     study = open_study(model, "rows", tmp_path)
-    search(study, model, splits, trials=2)
+    search(study, model, [taught(split, model) for split in splits], trials=2)
     assert study.trials[0].params == in_use(model)
     assert study.trials[1].params != in_use(model)
     runs = runs_below(study)

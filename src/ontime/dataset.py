@@ -37,12 +37,18 @@ class Split:
     """Three stretches of time without overlap, oldest first.
 
     fit: outcomes known before `valid` begins. valid: the last days before the judged ones, for
-    early stopping. judge: asked about in the last days before as_of, and seen by no model.
+    those who stop early on them. judge: asked about in the last days before as_of, and seen by no
+    model.
     """
 
     fit: pd.DataFrame
     valid: pd.DataFrame
     judge: pd.DataFrame
+
+    @property
+    def known(self) -> pd.DataFrame:
+        """Everything that may be learnt from."""
+        return pd.concat([self.fit, self.valid], ignore_index=True)
 
 
 def askable(flights: pd.DataFrame) -> pd.DataFrame:

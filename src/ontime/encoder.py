@@ -1,12 +1,10 @@
-"""The encoder: each number in three views and one indicator, its statistics held as buffers.
+"""The encoder: each number in two views and one indicator, its statistics held as buffers.
 
 - rank: rank-Gauss through 129 quantile knots (interpolated, ties at their mean rank) says where a
   number stands among the others;
-- z: the clipped z-score keeps its size;
-- late: the smoothed log-odds of lateness that training saw around such a value. A network finds a
-  sharp step in a long tail (an aircraft that cannot be back in time) only when it is shown it.
+- z: the clipped z-score keeps its size.
 
-A missing number (NaN) is 0 in all views and 1 in its indicator: never silently the mean.
+A missing number (NaN) is 0 in both views and 1 in its indicator: never silently the mean.
 """
 
 from typing import Self
@@ -16,63 +14,67 @@ import torch
 from torch import Tensor, nn
 
 KNOTS = 129  # of the rank view: 128 equal shares
-LATE_BINS, LATE_PRIOR = 64, 50  # 128 bins remember days, 16 blur; the prior counts as rows
-ENCODED_VIEWS = 4  # rank, z, late and the missing indicator
+ENCODED_VIEWS = 3  # rank, z and the missing indicator
 Z_CLIP = 4.0  # beyond four deviations only "very large" matters, which the rank says too
 
 
 class Encoder(nn.Module):
-    """Numbers [n, f] to [n, 4 f]: rank-Gauss, z-score, late log-odds, missing."""
+    """Numbers [n, f] to [n, 3 f]: rank-Gauss, z-score, missing."""
 
-    mean: Tensor
-    inverse_scale: Tensor  # 1 / standard deviation; 0 for a number that never varied
+    knots: Tensor  # [f, 129] rising values of each number; 130 intervals lie before, between, after
+    starts: Tensor  # [f, 130] the value from which an interval goes on
+    ranks: Tensor  # [f, 130] the normal deviate there
+    slopes: Tensor  # [f, 130] its rise a unit; 0 in the outer intervals
+    mean: Tensor  # [f]
+    inverse_scale: Tensor  # [f] 1 / standard deviation; 0 for a number that never varied
 
     def __init__(self, n_numeric: int) -> None:
         super().__init__()
-        for name, size in (("rank", KNOTS), ("late", LATE_BINS)):
-            self.register_buffer(f"{name}_knots", torch.zeros(n_numeric, size))
-            self.register_buffer(f"{name}_values", torch.zeros(n_numeric, size))
-        self.register_buffer("mean", torch.zeros(n_numeric))
-        self.register_buffer("inverse_scale", torch.zeros(n_numeric))
+        self.register_buffer("knots", torch.zeros(n_numeric, KNOTS))
+        for name in ("starts", "ranks", "slopes"):
+            self.register_buffer(name, torch.zeros(n_numeric, KNOTS + 1))
+        for name in ("mean", "inverse_scale"):
+            self.register_buffer(name, torch.zeros(n_numeric))
 
     @classmethod
-    def fit(cls, numeric: np.ndarray, late: np.ndarray | None = None) -> Self:
-        """Statistics of [n, f] numbers; without the labels `late` [n] the third view is 0."""
+    def fit(cls, numeric: np.ndarray) -> Self:
+        """The statistics of numbers [n, f]."""
         encoder = cls(numeric.shape[1])
         for j, column in enumerate(numeric.T):
-            known = np.isfinite(column)
-            if known.any() and column[known].min() < column[known].max():
-                encoder._fit_column(j, column[known], None if late is None else late[known])
+            known = column[np.isfinite(column)]
+            if len(known) and known.min() < known.max():
+                encoder._fit_column(j, known)
         return encoder
 
-    def _fit_column(self, j: int, values: np.ndarray, late: np.ndarray | None) -> None:
+    def _fit_column(self, j: int, values: np.ndarray) -> None:
         self.mean[j] = float(values.mean(dtype=np.float64))
         self.inverse_scale[j] = 1.0 / float(values.std(dtype=np.float64))
-        tables = {"rank": _rank_table(values)}
-        if late is not None:
-            tables["late"] = _late_table(values, late)
-        for view, table in tables.items():
-            for part, column in zip(("knots", "values"), table, strict=True):
-                buffer = self.get_buffer(f"{view}_{part}")
-                missing = buffer.shape[1] - len(column)
-                buffer[j] = torch.from_numpy(np.pad(column, (0, missing), mode="edge"))
+        knots, ranks = (np.pad(t, (0, KNOTS - len(t)), mode="edge") for t in _rank_table(values))
+        rise, run = np.diff(ranks), np.diff(knots)
+        slopes = np.divide(rise, run, out=np.zeros_like(rise), where=run > 0)
+        tables = {
+            "knots": knots,
+            "starts": np.append(knots[0], knots),
+            "ranks": np.append(ranks[0], ranks),
+            "slopes": np.concatenate([[0.0], slopes, [0.0]]),
+        }
+        for name, table in tables.items():
+            self.get_buffer(name)[j] = torch.from_numpy(table)
 
     def forward(self, numeric: Tensor) -> Tensor:
-        missing = numeric.isnan()
-        known = numeric.masked_fill(missing, 0.0)
-        z = ((known - self.mean) * self.inverse_scale).clamp(-Z_CLIP, Z_CLIP)
-        views = [self._read("rank", known), z, self._read("late", known)]
-        views = [view.masked_fill(missing, 0.0) for view in views]
-        return torch.cat([*views, missing.to(z.dtype)], dim=1)
+        """NaN goes through both views and is made 0 in the end."""
+        numbers = numeric.T.contiguous()  # [f, n]: a number's table stays in the cache
+        z = (numbers - self.mean[:, None]) * self.inverse_scale[:, None]
+        views = torch.cat([self._rank(numbers), z.clamp(-Z_CLIP, Z_CLIP)]).nan_to_num(nan=0.0)
+        return torch.cat([views, numbers.isnan().to(views.dtype)]).T.contiguous()
 
-    def _read(self, view: str, known: Tensor) -> Tensor:
-        """Interpolate each number in its table; outside, the first or last value holds."""
-        knots, values = self.get_buffer(f"{view}_knots"), self.get_buffer(f"{view}_values")
-        numbers = known.T.contiguous()  # [f, n]: searchsorted goes row by row
-        right = torch.searchsorted(knots, numbers, right=True).clamp(1, knots.shape[1] - 1)
-        below, above = knots.gather(1, right - 1), knots.gather(1, right)
-        share = ((numbers - below) / (above - below).clamp_min(1e-30)).clamp(0.0, 1.0)
-        return torch.lerp(values.gather(1, right - 1), values.gather(1, right), share).T
+    def _rank(self, numbers: Tensor) -> Tensor:
+        """Interpolate each number [f, n] between its knots; outside, the outer rank holds."""
+        interval = torch.searchsorted(self.knots, numbers, right=True)
+        rows = torch.arange(len(self.knots), device=numbers.device)[:, None]
+        at = interval + rows * (KNOTS + 1)  # `take` counts through the whole table
+        beyond = numbers - self.starts.take(at)
+        return torch.addcmul(self.ranks.take(at), self.slopes.take(at), beyond)
 
 
 def _rank_table(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -81,15 +83,3 @@ def _rank_table(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     knots, position = np.unique(quantiles, return_inverse=True)
     ranks = np.bincount(position, weights=(np.arange(KNOTS) + 0.5) / KNOTS) / np.bincount(position)
     return knots, torch.special.ndtri(torch.from_numpy(ranks)).float().numpy()
-
-
-def _late_table(values: np.ndarray, late: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Bin centres and twice the smoothed log-odds of lateness there, relative to all."""
-    edges = np.unique(np.quantile(values, np.linspace(0, 1, LATE_BINS + 1)[1:-1]))
-    position, base = np.searchsorted(edges, values), late.mean()
-    filled, position = np.unique(position, return_inverse=True)
-    n = np.bincount(position, minlength=len(filled))
-    share = (np.bincount(position, weights=late) + LATE_PRIOR * base) / (n + LATE_PRIOR)
-    odds = np.log(share / (1 - share)) - np.log(base / (1 - base))
-    centres = np.bincount(position, weights=values) / n
-    return centres.astype(np.float32), (2 * odds).astype(np.float32)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from ontime.model import DelayNetwork, PackedLinear
+from ontime.model import DelayNetwork
 
 LARGEST = 127  # of a signed byte, the same on both sides
 
@@ -26,34 +26,28 @@ class ExportError(ValueError):
 
 
 class Int8Linear(nn.Module):
-    """A `PackedLinear` whose products are of bytes: dynamic quantisation, symmetric on both sides.
+    """A layer whose products are of bytes: dynamic quantisation, symmetric on both sides.
 
-    The weights have one scale a member and output, set once; the inputs one a row, set as they
-    come. Sums are kept in int32: rounding is all that is lost, and a zero stays zero.
+    The weights have one scale an output, set once; the inputs one a row, set as they come. Sums are
+    kept in int32: rounding is all that is lost, and a zero stays zero.
     """
 
-    weight: Tensor  # int8 [k, in, out]
-    scale: Tensor  # float32 [k, 1, out]
-    bias: Tensor  # float32 [k, 1, out]
+    weight: Tensor  # int8 [in, out]
+    scale: Tensor  # float32 [1, out]
+    bias: Tensor  # float32 [out]
 
-    def __init__(self, linear: PackedLinear) -> None:
+    def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        weight = linear.weight.detach()
-        scale = _scale(weight, dim=1)
+        weight = linear.weight.detach().T.contiguous()
+        scale = _scale(weight, dim=0)
         self.register_buffer("weight", (weight / scale).round().to(torch.int8))
         self.register_buffer("scale", scale)
         self.register_buffer("bias", linear.bias.detach().clone())
 
     def forward(self, x: Tensor) -> Tensor:
-        # One member after the other: what is in the cache is rounded, multiplied and scaled back.
-        members = zip(x.unbind(), self.weight.unbind(), self.scale.unbind(), strict=True)
-        return torch.stack([_product(*member) for member in members]) + self.bias
-
-
-def _product(rows: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
-    """Rows [n, in] times a member's bytes [in, out]."""
-    step = _scale(rows, dim=1)
-    return torch._int_mm((rows / step).round().to(torch.int8), weight) * step * scale
+        step = _scale(x, dim=1)
+        product = torch._int_mm((x / step).round().to(torch.int8), self.weight)
+        return product * step * self.scale + self.bias
 
 
 def _scale(values: Tensor, dim: int) -> Tensor:

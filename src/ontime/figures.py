@@ -73,22 +73,23 @@ def roc_and_precision_recall(labels: np.ndarray, models: Mapping[str, np.ndarray
 
 
 def learning_curve(history: Sequence[EpochRecord]) -> Figure:
+    """Both in nats; they have different targets, so that only their slopes compare."""
     figure = _figure(7.2, 4.4)
     axes = figure.subplots()
     epochs = [record.epoch for record in history]
-    valid = [record.valid_log_loss for record in history]
-    best = int(np.argmin(valid))
     train = [record.train_loss for record in history]
-    axes.plot(epochs, train, color=COLOURS[5], label="training (with dropout and hidden groups)")
-    axes.plot(epochs, valid, color=COLOURS[0], marker="o", markersize=4, label="validation")
-    axes.axvline(float(epochs[best]), color="#999999", linewidth=1, linestyle="--")
-    kept = history[best]
+    unseen = [record.unseen_log_loss for record in history]
+    axes.plot(epochs, train, color=COLOURS[5], label="training, cross-entropy with the teachers")
+    axes.plot(
+        epochs, unseen, color=COLOURS[0], marker="o", markersize=4, label="log-loss, unseen weeks"
+    )
+    last = history[-1]
     axes.set_title(
-        f"Learning curve; kept: epoch {kept.epoch}, validation log-loss {kept.valid_log_loss:.4f}, "
-        f"AUC {kept.valid_auc:.4f}",
+        f"Learning curve; unseen weeks: log-loss {last.unseen_log_loss:.4f}, "
+        f"AUC {last.unseen_auc:.4f}",
         fontsize=10,
     )
-    axes.set(xlabel="epoch", ylabel="log-loss, nats")
+    axes.set(xlabel="epoch", ylabel="nats")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False)
     return figure

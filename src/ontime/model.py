@@ -5,18 +5,17 @@ Raw features go in, a probability comes out: encoder, embeddings and layers are 
 Notable decisions
 - Numbers are encoded by `ontime.encoder`; training hides whole groups of them at random, so that
   the network has learnt what "missing" means.
-- `members` networks in one: weights [k, in, out], one batched product a layer. The probability is
-  the mean of theirs, their spread the uncertainty.
+- One answer for each of the teachers (`ontime.distillation`) from the same layers. The probability
+  is their mean, their spread the uncertainty.
 - weights.safetensors and model.json, nothing pickled. The checksum of the weights is in model.json,
   the order of the inputs in the weights' header: files edited or mixed up are refused.
 
 Shapes: n rows, f numbers, c categories, k members. numeric float32 [n, f] (NaN = missing),
-categories int64 [n, c] (0 = never seen), encoded [n, 4 f], logits [n, k].
+categories int64 [n, c] (0 = never seen), encoded [n, 3 f], logits [n, k].
 """
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
@@ -34,7 +33,7 @@ from ontime.encoder import ENCODED_VIEWS, Encoder
 from ontime.tuned import TUNED
 
 PREDICT_BATCH = 4_096  # rows at a time: bounded memory, and what a layer writes stays in the cache
-WEIGHTS_FILE, DESCRIPTION_FILE, FORMAT = "weights.safetensors", "model.json", 1
+WEIGHTS_FILE, DESCRIPTION_FILE, FORMAT = "weights.safetensors", "model.json", 2
 DESCRIBED = {"format", "weights_sha256", "network", "metadata", "numeric", "categorical"}
 DESCRIBED |= {"groups", "vocabularies"}
 ABSENT = "a model directory holds weights.safetensors and model.json; {path} does not exist"
@@ -66,28 +65,14 @@ class FeatureSpec:
 class ModelConfig:
     """Size of the network; numbers from `tuned.json` were searched for by `make tune`."""
 
-    hidden: int = TUNED["network"]["hidden"]  # units a layer and member
+    hidden: int = TUNED["network"]["hidden"]  # units a layer
     layers: int = TUNED["network"]["layers"]
-    members: int = 4
-    dropout: float = TUNED["network"]["dropout"]
+    members: int = 5  # answers, one for each teacher
     embedding: int = TUNED["network"]["embedding"]  # numbers a category is turned into
 
 
-class PackedLinear(nn.Module):
-    """k linear layers at once: [k, n, in] to [k, n, out]."""
-
-    def __init__(self, members: int, n_in: int, n_out: int) -> None:
-        super().__init__()
-        bound = 1.0 / math.sqrt(n_in)  # the range of nn.Linear, for each member by itself
-        self.weight = nn.Parameter(torch.empty(members, n_in, n_out).uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.empty(members, 1, n_out).uniform_(-bound, bound))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.baddbmm(self.bias, x, self.weight)
-
-
 class DelayNetwork(nn.Module):
-    """Encoder, embeddings and packed ensemble. `forward` is raw features to probability [n]."""
+    """Encoder, embeddings and layers. `forward` is raw features to probability [n]."""
 
     def __init__(self, config: ModelConfig, encoder: Encoder, category_sizes: list[int]) -> None:
         super().__init__()
@@ -97,8 +82,8 @@ class DelayNetwork(nn.Module):
         )
         width = ENCODED_VIEWS * len(encoder.mean) + config.embedding * len(category_sizes)
         sizes = [width] + [config.hidden] * config.layers
-        self.hidden = nn.ModuleList(PackedLinear(config.members, *pair) for pair in pairwise(sizes))
-        self.output = PackedLinear(config.members, sizes[-1], 1)
+        self.hidden = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(sizes))
+        self.output = nn.Linear(sizes[-1], config.members)
 
     def forward(self, numeric: Tensor, categories: Tensor) -> Tensor:
         return self.member_probabilities(numeric, categories).mean(dim=1)
@@ -106,18 +91,14 @@ class DelayNetwork(nn.Module):
     def member_probabilities(self, numeric: Tensor, categories: Tensor) -> Tensor:
         return torch.sigmoid(self.logits(self.encoder(numeric), categories))
 
-    def logits(
-        self, encoded: Tensor, categories: Tensor, masks: list[Tensor] | None = None
-    ) -> Tensor:
-        """Encoded rows to logits [n, k]. `masks` are training's dropout masks, one a layer."""
+    def logits(self, encoded: Tensor, categories: Tensor) -> Tensor:
+        """Encoded rows to logits [n, k]."""
         embedded = [table(categories[:, i]) for i, table in enumerate(self.embeddings)]
         x = torch.cat([encoded, *(part.to(encoded.dtype) for part in embedded)], dim=1)
-        x = x.expand(self.config.members, -1, -1)
-        for i, layer in enumerate(self.hidden):
+        for layer in self.hidden:
             x = torch.relu(layer(x))
-            x = x * masks[i] if masks else x
         logits: Tensor = self.output(x)
-        return logits.squeeze(2).T
+        return logits
 
 
 @dataclass
@@ -242,7 +223,8 @@ def _read_description(path: Path) -> dict[str, Any]:
     if not isinstance(description, dict) or DESCRIBED - set(description):
         raise ModelError(f"{path} is an object with {sorted(DESCRIBED)}; something is absent")
     if description["format"] != FORMAT:
-        raise ModelError(f"{path}: this code reads format {FORMAT}, not {description['format']}")
+        found = description["format"]
+        raise ModelError(f"{path}: this code reads format {FORMAT}, not {found}: train again")
     return description
 
 

@@ -12,8 +12,8 @@ CARD = """\
 
 | | |
 |---|---|
-| trained through | {trained_through:%Y-%m-%d %H:%M} UTC ({fit_rows:,} flights) |
-| early stopping on | {valid_rows:,} flights of the following days |
+| trained through | {trained_through:%Y-%m-%d %H:%M} UTC ({known_rows:,} flights) |
+| taught by | {teachers} boosted forests, each of which never saw a share of the days |
 | judged on | {judge_rows:,} flights from {judge_from:%Y-%m-%d} to {judge_to:%Y-%m-%d}, unseen |
 | decision threshold | {threshold:.2f} (a missed late flight costs {cost_ratio:.0f} false alarms) |
 
@@ -60,6 +60,7 @@ def model_card(
     slices: pd.DataFrame,
     worth: pd.DataFrame,
     sizes: dict[str, int],
+    teachers: int,
     trained_through: datetime,
     judge_from: datetime,
     judge_to: datetime,
@@ -74,8 +75,8 @@ def model_card(
         trained_through=trained_through,
         judge_from=judge_from,
         judge_to=judge_to,
-        fit_rows=sizes["fit"],
-        valid_rows=sizes["valid"],
+        known_rows=sizes["fit"] + sizes["valid"],
+        teachers=teachers,
         judge_rows=sizes["judge"],
         threshold=threshold,
         cost_ratio=COST_RATIO,

@@ -9,12 +9,15 @@ they do what one process does, up to the order in which floats are added.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+Made = TypeVar("Made")
 
 
 @contextmanager
@@ -49,3 +52,13 @@ def average(values: Tensor) -> Tensor:
     """The mean over the processes, in place."""
     dist.all_reduce(values)
     return values.div_(dist.get_world_size())
+
+
+def from_first(make: Callable[[], Made]) -> Made:
+    """What the first process makes, for all of them; who is alone makes it."""
+    rank, size = rank_and_size()
+    if size == 1:
+        return make()
+    box = [make() if rank == 0 else None]
+    dist.broadcast_object_list(box, src=0)
+    return cast(Made, box[0])

@@ -1,15 +1,15 @@
 """Training, written out: the table is encoded once, lies on the device, and is read by index.
 
-    model, history = fit(train, valid, FEATURE_SPEC, TrainConfig(), device="auto")
+    model, history = fit(train, targets, unseen, FEATURE_SPEC, TrainConfig(), device="auto")
 
 Notable decisions
+- The targets are probabilities: what the teachers answer (`ontime.distillation`). Labels are noisy,
+  these are not: the network needs no dropout, no early stopping and no ensemble against the noise.
 - No loader: a batch is an `index_select` on the device that computes; one code for CPU and CUDA.
 - bf16 autocast where the hardware multiplies bf16 itself (asked, not assumed): elsewhere slower.
-- No `torch.compile` (slower on CPU). Dropout masks are cut from a pool made once: the CPU's random
-  generator would cost more than the products they are applied to.
+- No `torch.compile` (slower on CPU).
 - Rows lose whole feature groups and categories at random: the network learns what "missing" means,
   so that a stale view or a new carrier costs what it must; and it leans less on any one view.
-- The best epoch's weights by log-loss on `valid`, which is later in time than `train`, are kept.
 - One seed decides everything: two runs on the same CPU with as many threads give the same weights.
 - Of several processes (torchrun, see `ontime.processes`) each computes its share of every batch.
 """
@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
+import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
@@ -49,7 +50,6 @@ class TrainConfig:
 
     seed: int = 2013
     epochs: int = TUNED["training"]["epochs"]  # one annealing
-    patience: int = 3  # epochs without a better validation log-loss before it stops
     batch_size: int = TUNED["training"]["batch_size"]
     learning_rate: float = TUNED["training"]["learning_rate"]
     warm_up: float = 0.1  # share of the steps
@@ -67,42 +67,55 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class EpochRecord:
+    """`unseen_*` are told of every epoch, and decide nothing."""
+
     epoch: int
-    train_loss: float
-    valid_log_loss: float
-    valid_auc: float
+    train_loss: float  # cross-entropy with the targets
+    unseen_log_loss: float
+    unseen_auc: float
     rows_per_second: float
 
 
 @dataclass
 class Rows:
-    """A table on the device: encoded [n, e], categories int64 [n, c], labels 0 or 1 [n]."""
+    """A table on the device: encoded [n, e], categories int64 [n, c], targets float32 [n, k]."""
 
     encoded: Tensor
     categories: Tensor
-    labels: Tensor
+    targets: Tensor
 
     def take(self, index: Tensor) -> "Rows":
-        columns = (self.encoded, self.categories, self.labels)
+        columns = (self.encoded, self.categories, self.targets)
         return Rows(*(column.index_select(0, index) for column in columns))
 
     def share(self, part: slice) -> "Rows":
-        return Rows(self.encoded[part], self.categories[part], self.labels[part])
+        return Rows(self.encoded[part], self.categories[part], self.targets[part])
 
 
 def fit(
     train: pd.DataFrame,
-    valid: pd.DataFrame,
+    targets: np.ndarray,
+    unseen: pd.DataFrame,
     spec: FeatureSpec,
     config: TrainConfig,
     device: str = "auto",
 ) -> tuple[TrainedModel, list[EpochRecord]]:
-    for name, frame in (("train", train), ("valid", valid)):
-        _check_labels(frame, name)
+    """A network that answers ``targets`` [n, k] for the rows of ``train``.
+
+    Raises:
+        TrainingError: if the device is not there, or rows and targets do not fit together.
+    """
     where = pick_device(device)
+    shape = (len(train), config.network.members)
+    if targets.shape != shape or not ((targets >= 0) & (targets <= 1)).all():
+        raise TrainingError(
+            f"targets are probabilities, a row a flight and a column a member: {shape}; "
+            f"these have shape {targets.shape} and reach from {targets.min()} to {targets.max()}"
+        )
+    check_labels(unseen)
     model = untrained(train, spec, config)
     model.network.to(where)
-    history = _learn(model, _rows(train, model), _rows(valid, model), config)
+    history = _learn(model, _rows(train, targets, model), _rows(unseen, None, model), config)
     model.network.eval().cpu()
     return model, history
 
@@ -121,25 +134,19 @@ def bf16_is_fast(device: torch.device) -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-def _learn(model: TrainedModel, train: Rows, valid: Rows, config: TrainConfig) -> list[EpochRecord]:
-    best = math.inf
-    kept: dict[str, Tensor] = {}
+def _learn(
+    model: TrainedModel, train: Rows, unseen: Rows, config: TrainConfig
+) -> list[EpochRecord]:
     history: list[EpochRecord] = []
     epoch = _epoch_function(model, train, config)
     if first := rank_and_size()[0] == 0:
-        print("epoch  train loss  valid log-loss  valid AUC     rows/s")
+        print("epoch  train loss  unseen log-loss  unseen AUC     rows/s")
     for number in range(1, config.epochs + 1):
         loss, rate = epoch()
-        record = EpochRecord(number, loss, *_judge(model.network, valid), rate)
+        record = EpochRecord(number, loss, *_judge(model.network, unseen), rate)
         history.append(record)
         if first:
             _print(record)
-        if record.valid_log_loss < best:
-            best, stop_after = record.valid_log_loss, number + config.patience
-            kept = {name: t.clone() for name, t in model.network.state_dict().items()}
-        elif number >= stop_after:
-            break
-    model.network.load_state_dict(kept)
     return history
 
 
@@ -147,18 +154,17 @@ def _epoch_function(
     model: TrainedModel, train: Rows, config: TrainConfig
 ) -> Callable[[], tuple[float, float]]:
     """What one epoch does: mean loss a row, and rows a second, of all processes together."""
-    network, device = model.network, train.labels.device
+    network, device = model.network, train.targets.device
     rank, processes = rank_and_size()
     mine = slice(rank, None, processes)  # of every batch
     amp = bf16_is_fast(device)
     if amp:
         train.encoded = train.encoded.bfloat16()
-    random, n = torch.Generator(device).manual_seed(config.seed), len(train.labels)
+    random, n = torch.Generator(device).manual_seed(config.seed), len(train.targets)
     size = min(config.batch_size, n)
     if size % processes:
         raise TrainingError(f"{processes} processes share batches evenly; {size} rows do not")
     hide = Hider(model.spec, config.hide_share, random)
-    dropout = DropoutPool(config.network, size, train.encoded.dtype, random)
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=0.0, weight_decay=config.weight_decay, fused=True
     )
@@ -171,12 +177,10 @@ def _epoch_function(
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * _schedule(done / planned, config.warm_up)
         rows = hide(train.take(index)).share(mine)
-        masks = [mask[:, mine] for mask in dropout.masks()]
         with torch.autocast(device.type, torch.bfloat16, enabled=amp):
-            logits = network.logits(rows.encoded, rows.categories, masks)
-        targets = rows.labels[:, None].expand_as(logits)
-        loss = F.binary_cross_entropy_with_logits(logits.float(), targets)
-        (loss * config.network.members).backward()  # as if each member were trained alone
+            logits = network.logits(rows.encoded, rows.categories)
+        loss = F.binary_cross_entropy_with_logits(logits.float(), rows.targets)
+        loss.backward()
         if processes > 1:
             average_gradients(network)
         optimizer.step()
@@ -185,7 +189,6 @@ def _epoch_function(
 
     def epoch() -> tuple[float, float]:
         started = time.perf_counter()
-        network.train()
         order = torch.randperm(n, generator=random, device=device)[: steps * size]
         total = torch.zeros((), device=device)
         for index in order.split(size):
@@ -217,7 +220,7 @@ class Hider:
         if self.share == 0:
             return rows
         n_groups, n_categories = len(self.columns), rows.categories.shape[1]
-        shape = (len(rows.labels), n_groups + n_categories)
+        shape = (len(rows.targets), n_groups + n_categories)
         lost = torch.rand(shape, generator=self.random, device=self.random.device) < self.share
         hidden = lost[:, :n_groups].float() @ self.columns > 0  # [n, f]
         views = rows.encoded.view(len(hidden), -1, hidden.shape[1])  # the last view is "missing"
@@ -227,36 +230,15 @@ class Hider:
         return rows
 
 
-class DropoutPool:
-    """Masks [k, n, hidden] cut at random places from twice as many random numbers."""
-
-    def __init__(
-        self, config: ModelConfig, batch: int, dtype: torch.dtype, random: torch.Generator
-    ) -> None:
-        self.shape = (config.members, batch, config.hidden)
-        self.layers, self.share, self.random = config.layers, config.dropout, random
-        size = 2 * math.prod(self.shape)
-        kept = torch.rand(size, generator=random, device=random.device) >= config.dropout
-        self.pool = kept.to(dtype) / (1 - config.dropout)
-
-    def masks(self) -> list[Tensor]:
-        return [self._mask() for _ in range(self.layers if self.share else 0)]
-
-    def _mask(self) -> Tensor:
-        size = math.prod(self.shape)
-        at = torch.randint(size, (1,), generator=self.random, device=self.random.device)
-        return self.pool[int(at) :][:size].view(self.shape)
-
-
-def _judge(network: DelayNetwork, valid: Rows) -> tuple[float, float]:
-    """Log-loss and AUC on the validation rows."""
+def _judge(network: DelayNetwork, unseen: Rows) -> tuple[float, float]:
+    """Log-loss and AUC."""
     network.eval()
     batches = zip(
-        valid.encoded.split(PREDICT_BATCH), valid.categories.split(PREDICT_BATCH), strict=True
+        unseen.encoded.split(PREDICT_BATCH), unseen.categories.split(PREDICT_BATCH), strict=True
     )
     with torch.inference_mode():
         parts = [torch.sigmoid(network.logits(*batch)).mean(dim=1) for batch in batches]
-    labels = valid.labels.cpu().numpy().astype(bool)
+    labels = unseen.targets[:, 0].cpu().numpy().astype(bool)
     probabilities = torch.cat(parts).double().cpu().numpy()
     loss = float(evaluation.log_losses(labels, probabilities).mean())
     return loss, evaluation.auc(labels, probabilities)
@@ -264,15 +246,14 @@ def _judge(network: DelayNetwork, valid: Rows) -> tuple[float, float]:
 
 def _print(record: EpochRecord) -> None:
     print(
-        f"{record.epoch:5d} {record.train_loss:11.4f} {record.valid_log_loss:15.4f}"
-        f" {record.valid_auc:10.4f} {record.rows_per_second:10,.0f}",
+        f"{record.epoch:5d} {record.train_loss:11.4f} {record.unseen_log_loss:16.4f}"
+        f" {record.unseen_auc:11.4f} {record.rows_per_second:10,.0f}",
         flush=True,
     )
 
 
 def untrained(train: pd.DataFrame, spec: FeatureSpec, config: TrainConfig) -> TrainedModel:
-    late = train["is_late"].to_numpy(dtype=bool)
-    encoder = Encoder.fit(numeric_tensor(train, spec).numpy(), late)
+    encoder = Encoder.fit(numeric_tensor(train, spec).numpy())
     vocabularies = build_vocabularies(train, spec)
     sizes = [len(vocabularies[name]) for name in spec.categorical]
     with torch.random.fork_rng(devices=[]):
@@ -281,20 +262,28 @@ def untrained(train: pd.DataFrame, spec: FeatureSpec, config: TrainConfig) -> Tr
     return TrainedModel(network, spec, vocabularies, {"config": asdict(config)})
 
 
-def _rows(frame: pd.DataFrame, model: TrainedModel) -> Rows:
+def _rows(frame: pd.DataFrame, targets: np.ndarray | None, model: TrainedModel) -> Rows:
+    """Without targets, the labels are."""
     encoder = model.network.encoder
     device = encoder.mean.device
     numeric, categories = model.tensors(frame)
     with torch.no_grad():
         encoded = torch.cat([encoder(part.to(device)) for part in numeric.split(PREDICT_BATCH)])
-    labels = torch.from_numpy(frame["is_late"].to_numpy(dtype="float32"))
-    return Rows(encoded, categories.to(device), labels.to(device))
+    if targets is None:
+        targets = frame["is_late"].to_numpy(dtype=bool)[:, None]
+    wanted = torch.from_numpy(targets.astype(np.float32))
+    return Rows(encoded, categories.to(device), wanted.to(device))
 
 
-def _check_labels(frame: pd.DataFrame, name: str) -> None:
-    if "is_late" not in frame.columns or frame["is_late"].isna().any():
-        raise TrainingError(f"every row of {name} has is_late: leave out flights without outcome")
-    if frame["is_late"].nunique() < 2:
+def check_labels(rows: pd.DataFrame) -> None:
+    """Refuse rows that cannot teach or judge.
+
+    Raises:
+        TrainingError: if an outcome is missing, or all flights ended alike.
+    """
+    if "is_late" not in rows.columns or rows["is_late"].isna().any():
+        raise TrainingError("every row has is_late: leave out flights without outcome")
+    if rows["is_late"].nunique() < 2:
         raise TrainingError(
-            f"{name} holds late flights and others; its {len(frame)} rows do not: use more days"
+            f"rows hold late flights and others; these {len(rows)} do not: use more days"
         )
