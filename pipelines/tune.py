@@ -3,8 +3,8 @@
     python -m pipelines.tune [--model network|lightgbm] [--trials 50]
 
 Both models have the same budget and the same goal: the mean log-loss over the months April to July,
-each judged by a model of all that was known when the month began. No later month is looked at, so
-that August to December stay unseen by every choice. A trial that is behind after a month is pruned.
+each judged by a model of all that was known when the month began. No later month is looked at. A
+trial that is behind after a month is pruned.
 A search that was stopped goes on with the same command; the first trial is what is in use now.
 Other examples, as after a change of a feature, are another search. Code is not compared: after a
 change of a model, remove ``var/tune``. The winner is written into `src/ontime/tuned.json`, if it is
