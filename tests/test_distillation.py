@@ -7,17 +7,9 @@ import pytest
 from ontime.distillation import Teachers, distil, fit_teachers
 from ontime.evaluation import local_days, log_losses, scores
 from ontime.training import TrainingError
-from tests.test_training import SMALL, SPEC, flights
-
-
-@pytest.fixture(scope="module")
-def train() -> pd.DataFrame:
-    return flights(8_000, 1)
-
-
-@pytest.fixture(scope="module")
-def unseen() -> pd.DataFrame:
-    return flights(3_000, 2)
+from tests.test_training import SMALL, SPEC
+from tests.test_training import train as train  # the fixtures
+from tests.test_training import unseen as unseen
 
 
 @pytest.fixture(scope="module")
