@@ -42,7 +42,7 @@ def examples_as_of(as_of: datetime) -> "Split":
 
 
 def ordinary_fit(
-    split: "Split", targets: "np.ndarray", config: "TrainConfig"
+    known: "pd.DataFrame", targets: "np.ndarray", config: "TrainConfig"
 ) -> tuple["TrainedModel", float]:
     """The same network on the same inputs and targets with the same annealing, trained as usual;
     and rows a second. The learning rate follows the batch by the square-root rule (Malladi et al.,
@@ -56,9 +56,9 @@ def ordinary_fit(
     from ontime.training import Hider, Rows, untrained
 
     torch.manual_seed(config.seed)
-    model = untrained(split.known, FEATURE_SPEC, config)
+    model = untrained(known, FEATURE_SPEC, config)
     network = model.network
-    numeric, categories = model.tensors(split.known)
+    numeric, categories = model.tensors(known)
     with torch.no_grad():  # once, as ours does
         encoded = torch.cat([network.encoder(part) for part in numeric.split(PREDICT_BATCH)])
     data = TensorDataset(encoded, categories, torch.from_numpy(targets).float())
@@ -109,7 +109,7 @@ def training(split: "Split", config: "TrainConfig") -> tuple[Figures, "TrainedMo
     teachers_seconds = perf_counter() - started
     model, history = fit(known, targets, split.judge, FEATURE_SPEC, config)
     seconds = perf_counter() - started
-    ordinary, ordinary_rate = ordinary_fit(split, targets, config)
+    ordinary, ordinary_rate = ordinary_fit(known, targets, config)
     rate = len(history) / sum(1 / record.rows_per_second for record in history)
     good = [record.epoch for record in history if record.unseen_log_loss <= target]
     # What comes before counts whole: teachers, encoding, and the epochs up to the first as good.

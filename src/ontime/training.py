@@ -115,7 +115,8 @@ def fit(
     check_labels(unseen)
     model = untrained(train, spec, config)
     model.network.to(where)
-    history = _learn(model, _rows(train, targets, model), _rows(unseen, None, model), config)
+    labels = unseen[["is_late"]].to_numpy(dtype=bool)
+    history = _learn(model, _rows(train, targets, model), _rows(unseen, labels, model), config)
     model.network.eval().cpu()
     return model, history
 
@@ -262,15 +263,12 @@ def untrained(train: pd.DataFrame, spec: FeatureSpec, config: TrainConfig) -> Tr
     return TrainedModel(network, spec, vocabularies, {"config": asdict(config)})
 
 
-def _rows(frame: pd.DataFrame, targets: np.ndarray | None, model: TrainedModel) -> Rows:
-    """Without targets, the labels are."""
+def _rows(frame: pd.DataFrame, targets: np.ndarray, model: TrainedModel) -> Rows:
     encoder = model.network.encoder
     device = encoder.mean.device
     numeric, categories = model.tensors(frame)
     with torch.no_grad():
         encoded = torch.cat([encoder(part.to(device)) for part in numeric.split(PREDICT_BATCH)])
-    if targets is None:
-        targets = frame["is_late"].to_numpy(dtype=bool)[:, None]
     wanted = torch.from_numpy(targets.astype(np.float32))
     return Rows(encoded, categories.to(device), wanted.to(device))
 
