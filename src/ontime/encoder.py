@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 KNOTS = 129  # of the rank view: 128 equal shares
 ENCODED_VIEWS = 3  # rank, z and the missing indicator
+LARGEST = torch.finfo(torch.float32).max
 Z_CLIP = 4.0  # beyond four deviations only "very large" matters, which the rank says too
 
 
@@ -64,6 +65,7 @@ class Encoder(nn.Module):
     def forward(self, numeric: Tensor) -> Tensor:
         """NaN goes through both views and is made 0 in the end."""
         numbers = numeric.T.contiguous()  # [f, n]: a number's table stays in the cache
+        numbers = numbers.clamp(-LARGEST, LARGEST)  # infinity times an outer slope would be NaN
         z = (numbers - self.mean[:, None]) * self.inverse_scale[:, None]
         views = torch.cat([self._rank(numbers), z.clamp(-Z_CLIP, Z_CLIP)]).nan_to_num(nan=0.0)
         return torch.cat([views, numbers.isnan().to(views.dtype)]).T.contiguous()
