@@ -111,9 +111,11 @@ def training(split: "Split", config: "TrainConfig") -> tuple[Figures, "TrainedMo
     seconds = perf_counter() - started
     ordinary, ordinary_rate = ordinary_fit(known, targets, config)
     rate = len(history) / sum(1 / record.rows_per_second for record in history)
-    good = [record.epoch for record in history if record.unseen_log_loss <= target]
-    # What comes before counts whole: teachers, encoding, and the epochs up to the first as good.
-    after = [len(known) / r.rows_per_second for r in history if good and r.epoch > good[0]]
+    # As good from this epoch on; one that is as good by luck, and then worse again, does not count.
+    good = 1 + max((r.epoch for r in history if r.unseen_log_loss > target), default=0)
+    # What comes before counts whole: teachers, encoding, and the epochs up to that one.
+    after = [len(known) / r.rows_per_second for r in history if r.epoch > good]
+    reached = good <= len(history)
     answers = {
         "network": model.predict(split.judge),
         "ordinary": ordinary.predict(split.judge),
@@ -129,8 +131,8 @@ def training(split: "Split", config: "TrainConfig") -> tuple[Figures, "TrainedMo
         "seconds": seconds,
         "teachers_seconds": teachers_seconds,
         "lightgbm_seconds": lightgbm_seconds,
-        "epochs_to_lightgbm_quality": good[0] if good else None,
-        "seconds_to_lightgbm_quality": seconds - sum(after) if good else None,
+        "epochs_to_lightgbm_quality": good if reached else None,
+        "seconds_to_lightgbm_quality": seconds - sum(after) if reached else None,
     }
     return figures, model, boosting
 

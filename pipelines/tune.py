@@ -41,16 +41,17 @@ NOT_PRUNED = 8  # the first trials are not compared with too few others
 
 
 def network_space(trial: optuna.Trial) -> dict[str, dict[str, Any]]:
+    """Small networks, trained for longer: 256 units were not better, and score half as fast."""
     return {
         "training": {
-            "epochs": trial.suggest_int("epochs", 5, 12),
-            "batch_size": trial.suggest_categorical("batch_size", [512, 1024, 2048]),
+            "epochs": trial.suggest_int("epochs", 10, 24),
+            "batch_size": trial.suggest_categorical("batch_size", [1024, 2048, 4096]),
             "learning_rate": trial.suggest_float("learning_rate", 1e-3, 1.5e-2, log=True),
             "weight_decay": trial.suggest_float("weight_decay", 1e-3, 0.3, log=True),
             "hide_share": trial.suggest_float("hide_share", 0.05, 0.2),
         },
         "network": {
-            "hidden": trial.suggest_categorical("hidden", [128, 192, 256]),
+            "hidden": trial.suggest_categorical("hidden", [64, 96, 128]),
             "layers": trial.suggest_int("layers", 1, 3),
             "embedding": trial.suggest_categorical("embedding", [4, 8, 16]),
         },

@@ -1,10 +1,19 @@
 """Teachers that leave out whole days, and a student that answers as they do."""
 
+import lightgbm
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.model_selection import GroupKFold
 
-from ontime.distillation import Teachers, distil, fit_teachers
+from ontime.baselines import LIGHTGBM_ROUNDS, lightgbm_table
+from ontime.distillation import (
+    TEACHER_PARAMETERS,
+    TEACHER_PATIENCE,
+    Teachers,
+    distil,
+    fit_teachers,
+)
 from ontime.evaluation import local_days, log_losses, scores
 from ontime.training import TrainingError
 from tests.test_training import SMALL, SPEC
@@ -36,6 +45,24 @@ def test_a_day_is_known_to_a_teacher_whole_or_not_at_all(train: pd.DataFrame) ->
     share = fated.is_late.mean()
     knows_nothing = log_losses(fated.is_late.to_numpy(), np.full(len(fated), share)).mean()
     assert found.log_loss > 0.9 * knows_nothing
+
+
+def test_growing_side_by_side_is_cross_validation(train: pd.DataFrame) -> None:
+    """The same folds, trees and rule of stopping as LightGBM's own, which grows one after another."""
+    rows = train[:4_000]
+    found = fit_teachers(rows, SPEC, members=3, seed=1)
+    late = rows.is_late.to_numpy(dtype=bool)
+    table = lightgbm_table(rows, SPEC, found.vocabularies)
+    theirs = lightgbm.cv(
+        TEACHER_PARAMETERS,
+        lightgbm.Dataset(table, label=late),
+        num_boost_round=LIGHTGBM_ROUNDS,
+        folds=GroupKFold(3, shuffle=True, random_state=1).split(table, late, local_days(rows)),
+        callbacks=[lightgbm.early_stopping(TEACHER_PATIENCE, verbose=False)],
+    )
+    curve = theirs["valid binary_logloss-mean"]
+    assert 1 < found.rounds == len(curve)
+    assert found.log_loss == pytest.approx(curve[-1], abs=1e-12)
 
 
 def test_the_student_answers_as_its_teachers(train: pd.DataFrame, unseen: pd.DataFrame) -> None:
