@@ -48,7 +48,7 @@ def test_a_day_is_known_to_a_teacher_whole_or_not_at_all(train: pd.DataFrame) ->
 
 
 def test_growing_side_by_side_is_cross_validation(train: pd.DataFrame) -> None:
-    """The same folds, trees and rule of stopping as LightGBM's own, which grows one after another."""
+    """Folds, trees and the rule of stopping are those of LightGBM's own, one after the other."""
     rows = train[:4_000]
     found = fit_teachers(rows, SPEC, members=3, seed=1)
     late = rows.is_late.to_numpy(dtype=bool)

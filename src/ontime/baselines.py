@@ -3,8 +3,8 @@
 Each `fit_*(train, valid, spec)` returns an object with `predict(frame) -> float64 [n]`.
 
 Notable decisions
-- The logistic regression reads both views of a number and its missing indicator, as the
-  network does, and one column for each category.
+- The logistic regression reads rank, z-score and missing indicator as the network does, and one
+  column for each category.
 - LightGBM gets the raw numbers, its own treatment of NaN and of categories, and stops early on the
   same validation rows. Deterministic, with any number of threads.
 - The rolling rate is a feature that exists already (late share of the origin at that hour): the
