@@ -1,5 +1,7 @@
 """Teachers that leave out whole days, and a student that answers as they do."""
 
+from typing import Any
+
 import lightgbm
 import numpy as np
 import pandas as pd
@@ -53,7 +55,7 @@ def test_growing_side_by_side_is_cross_validation(train: pd.DataFrame) -> None:
     found = fit_teachers(rows, SPEC, members=3, seed=1)
     late = rows.is_late.to_numpy(dtype=bool)
     table = lightgbm_table(rows, SPEC, found.vocabularies)
-    theirs = lightgbm.cv(
+    theirs: dict[str, Any] = lightgbm.cv(
         TEACHER_PARAMETERS,
         lightgbm.Dataset(table, label=late),
         num_boost_round=LIGHTGBM_ROUNDS,
