@@ -65,7 +65,7 @@ def in_int8(network: DelayNetwork) -> DelayNetwork:
 
 def as_program(network: DelayNetwork) -> ExportedProgram:
     """The network for any number of rows."""
-    numeric = torch.zeros(2, len(network.encoder.mean))
+    numeric = torch.zeros(2, len(network.encoder.median))
     categories = torch.zeros(2, len(network.embeddings), dtype=torch.int64)
     n = Dim("n", min=1)
     shapes = {"numeric": {0: n}, "categories": {0: n}}

@@ -33,7 +33,7 @@ from ontime.encoder import ENCODED_VIEWS, Encoder
 from ontime.tuned import TUNED
 
 PREDICT_BATCH = 4_096  # rows at a time: bounded memory, and what a layer writes stays in the cache
-WEIGHTS_FILE, DESCRIPTION_FILE, FORMAT = "weights.safetensors", "model.json", 2
+WEIGHTS_FILE, DESCRIPTION_FILE, FORMAT = "weights.safetensors", "model.json", 3
 DESCRIBED = {"format", "weights_sha256", "network", "metadata", "numeric", "categorical"}
 DESCRIBED |= {"groups", "vocabularies"}
 ABSENT = "a model directory holds weights.safetensors and model.json; {path} does not exist"
@@ -80,7 +80,7 @@ class DelayNetwork(nn.Module):
         self.embeddings = nn.ModuleList(
             nn.Embedding(size + 1, config.embedding) for size in category_sizes
         )
-        width = ENCODED_VIEWS * len(encoder.mean) + config.embedding * len(category_sizes)
+        width = ENCODED_VIEWS * len(encoder.median) + config.embedding * len(category_sizes)
         sizes = [width] + [config.hidden] * config.layers
         self.hidden = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(sizes))
         self.output = nn.Linear(sizes[-1], config.members)
@@ -119,7 +119,7 @@ class TrainedModel:
 
     def predict_members(self, frame: pd.DataFrame) -> np.ndarray:
         """Each member's probability, float64 [n, k]; their deviation is the uncertainty."""
-        device = self.network.encoder.mean.device
+        device = self.network.encoder.median.device
         self.network.eval()
         batches = zip(*(part.split(PREDICT_BATCH) for part in self.tensors(frame)), strict=True)
         with torch.inference_mode():

@@ -265,7 +265,7 @@ def untrained(train: pd.DataFrame, spec: FeatureSpec, config: TrainConfig) -> Tr
 
 def _rows(frame: pd.DataFrame, targets: np.ndarray, model: TrainedModel) -> Rows:
     encoder = model.network.encoder
-    device = encoder.mean.device
+    device = encoder.median.device
     numeric, categories = model.tensors(frame)
     with torch.no_grad():
         encoded = torch.cat([encoder(part.to(device)) for part in numeric.split(PREDICT_BATCH)])
