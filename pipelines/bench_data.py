@@ -101,17 +101,16 @@ def plain_features(times: int) -> Figures:
 
 def join() -> Figures:
     from feature_repo.definitions import DEFINITIONS
-    from ontime.dataset import ENTITY_COLUMNS
-    from ontime.feature_store import SERVICE, open_feature_store
+    from ontime.dataset import ENTITY_COLUMNS, join_features
+    from ontime.feature_store import open_feature_store
 
     # The definitions name this folder's files: the real system's registry must not learn them.
     store = open_feature_store(
         Settings().model_copy(update={"feast_registry_url": "", "redis_url": ""})
     )
     store.apply(DEFINITIONS)
-    rows, service = entity_rows()[ENTITY_COLUMNS], store.get_feature_service(SERVICE)
-    job = store.get_historical_features(entity_df=rows, features=service)
-    return joined(lambda: job.to_df(), len(rows))
+    rows = entity_rows()[ENTITY_COLUMNS]
+    return joined(lambda: join_features(store, rows), len(rows))
 
 
 def chained_join() -> Figures:

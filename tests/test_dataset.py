@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import pyarrow
 import pytest
 
 from ontime.dataset import (
@@ -84,7 +85,8 @@ class LossyStore:
 
     def get_historical_features(self, entity_df: pd.DataFrame, features: Any) -> Any:
         job = self.store.get_historical_features(entity_df=entity_df, features=features)
-        return SimpleNamespace(to_df=lambda: self.change(job.to_df()))
+        changed = pyarrow.Table.from_pandas(self.change(job.to_df()), preserve_index=False)
+        return SimpleNamespace(to_arrow=lambda: changed)
 
 
 def without_the_first(rows: pd.DataFrame) -> pd.DataFrame:
