@@ -42,22 +42,22 @@ def build_features(
         for name, table in tables.items():
             db.register(name, table)
         for step in STEPS:
-            _create(db, step, until)
+            text = sql(step)
+            parameters = {"until": until} if "$until" in text else None
+            db.execute(f"CREATE TEMP TABLE {step} AS {text}", parameters)
         for view in views:
             columns = ", ".join(
                 f"{name}::{_DUCKDB_TYPES[column.dtype]} AS {name}"
                 for name, column in view.table.columns.items()
             )
-            _create(db, f"{view.name}_rows", until, view.name)
             # Nothing past the grid's end: there a window of three rows is not one of three hours.
             # Sorted by time: a tick's rows lie together, and the historical join reads in order.
             rows = db.execute(
-                f"SELECT {columns} FROM {view.name}_rows WHERE event_timestamp <= $until "
+                f"SELECT {columns} FROM ({sql(view.name)}) WHERE event_timestamp <= $until "
                 f"ORDER BY event_timestamp, {', '.join(view.keys)}",
                 {"until": until},
             )
             yield view, rows.df()
-            db.execute(f"DROP TABLE {view.name}_rows")
 
 
 _DUCKDB_TYPES = {
@@ -67,14 +67,6 @@ _DUCKDB_TYPES = {
     "float64": "DOUBLE",
     "timestamp": "TIMESTAMPTZ",
 }
-
-
-def _create(
-    db: duckdb.DuckDBPyConnection, table: str, until: datetime, source: str | None = None
-) -> None:
-    text = sql(source or table)
-    parameters = {"until": until} if "$until" in text else None
-    db.execute(f"CREATE TEMP TABLE {table} AS {text}", parameters)
 
 
 def write_features(
