@@ -73,11 +73,11 @@ class Encoder(nn.Module):
     def forward(self, numeric: Tensor) -> Tensor:
         """A missing number stands at the median until its rank is made 0."""
         numeric = numeric.contiguous()  # a frame's numbers come column by column: half as fast
-        missing = numeric.isnan()
+        missing = numeric.isnan().to(numeric.dtype)
         distance = (numeric - self.median).mul_(self.inverse_range).nan_to_num_(nan=0.0)
         z = (distance * self.deviations).clamp_(-Z_CLIP, Z_CLIP)
         place = distance.div_(distance.abs().add_(1)).add_(1).mul_(CELLS / 2)  # in [0, 256]
         features = torch.arange(len(self.median), device=numeric.device)
         at = place.long().add_(features * (CELLS + 1))  # `take` counts through the whole table
         rank = torch.addcmul(self.levels.take(at), self.slopes.take(at), place)
-        return torch.cat([rank.masked_fill_(missing, 0.0), z, missing.to(z.dtype)], dim=1)
+        return torch.cat([rank.mul_(1 - missing), z, missing], dim=1)
