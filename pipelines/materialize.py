@@ -4,6 +4,7 @@ python -m pipelines.materialize --as-of 2013-05-01
 """
 
 import argparse
+import warnings
 from datetime import UTC, datetime
 
 from prefect import flow, task
@@ -42,7 +43,9 @@ def fill_online_store(as_of: datetime) -> None:
     store.apply(DEFINITIONS)
     store.apply([], objects_to_delete=[FLIGHT_FEATURES, *FEATURE_VIEWS], partial=False)
     store.apply(DEFINITIONS)
-    store.materialize(BEFORE_DATA, as_of)
+    with warnings.catch_warnings():  # of ibis, about itself
+        warnings.filterwarnings("ignore", "fetch_arrow_table", DeprecationWarning)
+        store.materialize(BEFORE_DATA, as_of)
 
 
 @flow(name="materialize")

@@ -93,7 +93,7 @@ def _log_data(training: Training) -> None:
         CodeDatasetSource(training.tags),
         name=f"flights known on {training.as_of:%Y-%m-%d}",
         digest=data_digest(training.data),
-        schema=infer_signature(training.data.head()).inputs,
+        schema=infer_signature(_inputs(training).head()).inputs,
     )
     mlflow.log_input(dataset, context="training")
 
@@ -105,9 +105,13 @@ def data_digest(rows: pd.DataFrame) -> str:
     return digest.hexdigest()[:32]
 
 
-def _reference(training: Training) -> pd.DataFrame:
+def _inputs(training: Training) -> pd.DataFrame:
     spec = training.model.spec
-    rows = training.data[[*spec.numeric, *spec.categorical]]
+    return training.data[[*spec.numeric, *spec.categorical]]
+
+
+def _reference(training: Training) -> pd.DataFrame:
+    rows = _inputs(training)
     rows = rows.sample(min(REFERENCE_ROWS, len(rows)), random_state=0)
     return rows.assign(probability_late=training.model.predict(rows))
 
@@ -119,8 +123,7 @@ def _log_parquet(frame: pd.DataFrame, name: str) -> None:
 
 
 def _log_model(training: Training) -> Any:
-    spec = training.model.spec
-    example = training.data[[*spec.numeric, *spec.categorical]].tail(5).reset_index(drop=True)
+    example = _inputs(training).tail(5).reset_index(drop=True)
     answer = pd.DataFrame({"probability_late": training.model.predict(example)})
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "model"
