@@ -96,7 +96,7 @@ class DelayNetwork(nn.Module):
         embedded = [table(categories[:, i]) for i, table in enumerate(self.embeddings)]
         x = torch.cat([encoded, *(part.to(encoded.dtype) for part in embedded)], dim=1)
         for layer in self.hidden:
-            x = torch.relu(layer(x))
+            x = layer(x).relu_()
         logits: Tensor = self.output(x)
         return logits
 
