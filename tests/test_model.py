@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ontime.encoder import Encoder
+from ontime.encoder import OUTER_RANK, Encoder
 from ontime.model import (
     DelayNetwork,
     FeatureSpec,
@@ -68,11 +68,24 @@ def edit(directory: Path, **changes: object) -> None:
 
 
 def test_the_rank_view_is_normal_and_the_z_view_is_clipped() -> None:
-    skewed = np.random.default_rng(0).gamma(0.5, 100.0, (20_000, 1)).astype("float32")
+    skewed = np.random.default_rng(0).exponential(100.0, (20_000, 1)).astype("float32")
     rank, z, missing = Encoder.fit(skewed)(torch.from_numpy(skewed)).T
-    assert abs(rank.mean()) < 0.03 and abs(rank.std() - 1) < 0.05
-    assert z.max() == 4.0 and z.min() > -1.0
+    assert abs(rank.mean()) < 0.02 and abs(rank.std() - 1) < 0.05
+    expected = ((skewed[:, 0] - np.median(skewed)) / skewed.std()).clip(-4, 4)
+    np.testing.assert_allclose(z, expected, atol=1e-5)
+    assert z.max() == 4.0
     assert not missing.any()
+
+
+def test_the_rank_is_exact_but_where_values_crowd_in_one_cell() -> None:
+    """A tenth of these values lies within about a hundredth of the interquartile range."""
+    crowded = np.random.default_rng(0).gamma(0.5, 100.0, 20_000).astype("float32")
+    share = (crowded.argsort().argsort() + 0.5) / len(crowded)
+    exact = torch.special.ndtri(torch.from_numpy(share.clip(OUTER_RANK, 1 - OUTER_RANK)))
+    found = Encoder.fit(crowded[:, None])(torch.from_numpy(crowded[:, None]))[:, 0]
+    error = (found - exact).abs().numpy()
+    assert error[share > 0.1].max() < 0.03
+    assert error.max() < 0.4 and np.median(error) < 0.001
 
 
 def test_the_rank_view_rises_with_the_value_and_stays_finite_far_outside() -> None:
@@ -100,10 +113,10 @@ def test_missing_is_zero_in_every_view_and_one_in_the_indicator(model: TrainedMo
     assert not missing[1:].any()
 
 
-def test_missing_is_not_treated_as_the_mean(model: TrainedModel) -> None:
+def test_missing_is_not_treated_as_the_median(model: TrainedModel) -> None:
     frame = flights(5)
-    mean = frame.assign(delay=float(model.network.encoder.median[1]))
-    assert not np.allclose(model.predict(frame.assign(delay=np.nan)), model.predict(mean))
+    median = frame.assign(delay=float(model.network.encoder.median[1]))
+    assert not np.allclose(model.predict(frame.assign(delay=np.nan)), model.predict(median))
 
 
 def test_a_feature_that_never_varied_or_never_came_says_nothing() -> None:

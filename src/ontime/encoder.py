@@ -9,6 +9,7 @@ A missing number (NaN) is 0 in both views and 1 in its indicator: never silently
 The table's cells are found by arithmetic: they are even in d / (1 + |d|), where d is the distance
 from the median in interquartile ranges, so that 256 of them cover all numbers, finest around the
 median. Quantiles as knots have to be searched, which took longer than all layers of the network.
+The price: values that crowd in one cell, as at the end of a very skewed range, share its line.
 """
 
 from typing import Self
@@ -51,9 +52,10 @@ class Encoder(nn.Module):
 
     def _fit_column(self, j: int, known: np.ndarray) -> None:
         low, median, high = np.quantile(known, [0.25, 0.5, 0.75])
-        unit = high - low or known.std()  # most values are equal: no interquartile range
+        deviation = known.std()
+        unit = high - low or deviation  # most values are equal: no interquartile range
         at = np.arange(CELLS + 1)
-        bent = (at / (CELLS / 2) - 1).clip(-1 + 1e-9, 1 - 1e-9)
+        bent = (at / (CELLS / 2) - 1).clip(-1 + 1e-9, 1 - 1e-9)  # the ends are infinitely far
         edges = median + unit * bent / (1 - abs(bent))
         values, counts = np.unique(known, return_counts=True)
         ranks = (counts.cumsum() - counts / 2) / len(known)
@@ -63,7 +65,7 @@ class Encoder(nn.Module):
         statistics = {
             "median": median,
             "inverse_range": 1 / unit,
-            "deviations": unit / known.std(),
+            "deviations": unit / deviation,
             "levels": deviates - slopes * at,
             "slopes": slopes,
         }
