@@ -63,7 +63,7 @@ class FeatureSpec:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Size of the network; numbers from `tuned.json` were searched for by `make tune`."""
+    """Size of the network. `make tune` may write `tuned.json`; these numbers were found by hand."""
 
     hidden: int = TUNED["network"]["hidden"]  # units a layer
     layers: int = TUNED["network"]["layers"]

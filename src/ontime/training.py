@@ -46,7 +46,7 @@ class TrainingError(ValueError):
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The documented experiment; numbers from `tuned.json` were searched for by `make tune`."""
+    """The documented experiment; what is in `tuned.json` was found as `ModelConfig` says."""
 
     seed: int = 2013
     epochs: int = TUNED["training"]["epochs"]  # one annealing
