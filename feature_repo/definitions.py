@@ -1,18 +1,18 @@
-"""What Feast knows: entities, feature views and the one feature service, made from `VIEWS`.
+"""Feast's definitions: entities, feature views and the feature service, made from the views.
 
-Applied by `pipelines/materialize.py`, or by hand: ``feast -c feature_repo apply``.
+Applied by ``make features``, or by Feast's command line: ``feast -c feature_repo apply``.
 """
 
+from pathlib import Path
 from typing import Any
 
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
-from feast.types import Float32, Float64, PrimitiveFeastType
+from feast.types import Float32, Float64
 
-from ontime.feature_store import SERVICE
-from ontime.features import KEY_TYPES, VIEWS, View
+from ontime.features.feast_config import FEATURE_SERVICE
+from ontime.features.spec import View
+from ontime.problem import ENTITY_KEYS, VIEWS
 from ontime.settings import Settings
-
-FEATURES = Settings().features_dir
 
 ENTITIES = {
     key: Entity(
@@ -20,35 +20,34 @@ ENTITIES = {
         join_keys=[key],
         value_type=ValueType.STRING if dtype == "string" else ValueType.INT32,
     )
-    for key, dtype in KEY_TYPES.items()
+    for key, dtype in ENTITY_KEYS.items()
 }
 
 
-def feature_view(view: View) -> FeatureView:
-    """One view as Feast sees it. Paths are absolute: Feast resolves relative ones differently."""
-
-    def dtype(name: str) -> PrimitiveFeastType:
-        return Float64 if name in view.hidden else Float32
-
+def feature_view(view: View, features_dir: Path) -> FeatureView:
+    """Feast's view of ``features_dir/<view>.parquet``; Feast requires an absolute path."""
     return FeatureView(
         name=view.name,
         entities=[ENTITIES[key] for key in view.keys],
         ttl=view.ttl,
-        schema=[Field(name=name, dtype=dtype(name)) for name in view.columns],
+        schema=[
+            Field(name=name, dtype=Float64 if name in view.helper_columns else Float32)
+            for name in view.columns
+        ],
         source=FileSource(
             name=f"{view.name}_rows",
-            path=str(FEATURES / f"{view.name}.parquet"),
+            path=str(features_dir / f"{view.name}.parquet"),
             timestamp_field="event_timestamp",
         ),
     )
 
 
-FEATURE_VIEWS = [feature_view(view) for view in VIEWS]
+def definitions(features_dir: Path) -> list[Any]:
+    """All entities, then all feature views, then the service that training and serving read."""
+    views = [feature_view(view, features_dir) for view in VIEWS]
+    service = FeatureService(name=FEATURE_SERVICE, features=[*views])
+    return [*ENTITIES.values(), *views, service]
 
-# Everything the model reads about a flight, in one call, for training and serving alike.
-FLIGHT_FEATURES = FeatureService(name=SERVICE, features=[*FEATURE_VIEWS])
 
-DEFINITIONS: list[Any] = [*ENTITIES.values(), *FEATURE_VIEWS, FLIGHT_FEATURES]
-
-# Feast's command line registers what it finds as attributes of this module, not inside a list.
-globals().update(ENTITIES | {view.name: view for view in FEATURE_VIEWS})
+# Feast's command line registers the attributes of this module, not the elements of a list.
+globals().update({each.name: each for each in definitions(Settings().features_dir)})

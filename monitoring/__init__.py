@@ -1,1 +1,1 @@
-"""The verdict on production: how good the served predictions were, what drifted, what to do."""
+"""Monitoring of production: performance, drift and skew of served predictions, retrain policy."""

@@ -1,21 +1,19 @@
-"""What drifted: Evidently's distance of every input and of the prediction to the training window.
+"""Drift: Evidently's distance of every input and of the prediction to the training window.
 
-Drift explains, it never decides: on this data more than half of the columns drift in every week
-(`decision.py` acts on labelled performance). The only module that imports Evidently, and only when
-called: the import takes 4 s and 290 MB.
+Drift explains and does not decide: the retrain policy acts on labelled performance. The only module
+that imports Evidently, inside its functions: the import takes 4 s and 290 MB.
 
-Notable decisions
-- The method is pinned by kind of column. Evidently's own choice flips from a p-value to a distance
-  with the size of the reference, and a score would change its meaning.
-- Both sides are sampled to the same size, so that a score does not depend on traffic.
-- Evidently drops missing values before it compares: a feed that went silent would not show. The
-  share missing is reported beside every score.
-- The page to look at shows the prediction and the ten columns that drifted most: with all of them
-  it took longer than the scores, and had 8 MB.
+- Methods are pinned by the kind of column. Evidently's default changes from a p-value to a distance
+  with the size of the reference, which would change the meaning of a score.
+- Both sides are sampled to the same size, so that a score does not depend on the traffic.
+- Evidently drops missing values before it compares. The share of missing values is reported beside
+  every score, so that a feed without data shows.
+- The HTML report has the prediction and the ten columns with the highest scores. With all columns
+  it took longer than the scores and had 8 MB.
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,32 +21,30 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from ontime.model import FeatureSpec
+from ontime.features.spec import FeatureSpec
+from ontime.problem import MIN_DRIFT_INSTANCES
 
 if TYPE_CHECKING:
-    from evidently import Dataset
     from evidently.core.report import Snapshot
 
 PROJECT = "ontime"
-PREDICTION = "probability_late"
-SAMPLE_ROWS = 5_000  # the distances of 5,000 and 29,000 rows agree; the time does not
-# With 500 rows of one and the same distribution a score is about .04; with 100 it is at the limit.
-MIN_CURRENT_ROWS = 500
+PREDICTION = "probability"
+SAMPLE_ROWS = 5_000  # the distances of 5,000 and of 29,000 rows agree
 SEED = 0
-# Distances: normed Wasserstein in standard deviations of the reference, Jensen-Shannon from 0
-# (alike) to .83 (apart). At .1 a person sees the difference in the histograms.
-NUMBER, CATEGORY, PROBABILITY = "wasserstein", "jensenshannon", "jensenshannon"
+# Distances: normed Wasserstein in standard deviations of the reference; Jensen-Shannon from 0
+# (equal) to 0.83 (disjoint). From 0.1 on, the difference is visible in the histograms.
+NUMERIC, CATEGORICAL = "wasserstein", "jensenshannon"
 THRESHOLD = 0.1
-PAGE_COLUMNS = 10
+REPORT_COLUMNS = 10
 
 
 class DriftError(ValueError):
-    """The two frames cannot be compared."""
+    """The two frames cannot be compared; the message states rule, value and fix."""
 
 
 @dataclass(frozen=True)
 class ColumnDrift:
-    """`drifted` is score >= threshold. The shares are those of missing values, before sampling."""
+    """`drifted` is score >= threshold; shares of missing values are those before sampling."""
 
     method: str
     score: float
@@ -62,10 +58,10 @@ class ColumnDrift:
 class Drift:
     """Inputs and prediction against the training window; `dataclasses.asdict` gives JSON."""
 
-    share_drifted: float  # of `columns`, the prediction not among them
-    columns: dict[str, ColumnDrift]  # highest score first
+    share_drifted: float  # of `columns`, without the prediction
+    columns: dict[str, ColumnDrift]  # by score, highest first
     prediction: ColumnDrift
-    left_out: dict[str, str]  # column: reason
+    left_out: dict[str, str]  # column -> reason
     rows_reference: int
     rows_current: int
     sampled_reference: int
@@ -82,62 +78,62 @@ def drift_report(
     """Compare served rows with the champion's training window.
 
     Args:
-        reference, current: every column of `spec` and `probability_late`.
-        html_path: where to write the page to look at; None: no page.
-        workspace: where Evidently's own UI finds the same page, beside those before; None: nowhere.
+        reference, current: every input of `spec` and the column probability.
+        html_path: where the HTML report is written; None: nowhere.
+        workspace: folder of Evidently's UI, to which the same report is added; None: nowhere.
+
+    Raises:
+        DriftError: if a side has too few rows or lacks a column, or no input can be compared.
     """
     _check(reference, current, spec)
     inputs = [*spec.numeric, *spec.categorical]
     left_out = {
         name: reason for name in inputs if (reason := _unusable(reference[name], current[name]))
     }
-    kept = [name for name in inputs if name not in left_out]
-    if not kept:
-        raise DriftError(f"at least one input can be compared; left out: {left_out}")
-    numeric = [name for name in kept if name in spec.numeric]
-    categorical = [name for name in kept if name in spec.categorical]
-    samples = _sampled(reference, kept), _sampled(current, kept)
-    found = _evidently_scores(*samples, numeric, categorical)
-    if html_path is not None:
-        most = sorted(kept, key=lambda name: -found[name]["score"])[:PAGE_COLUMNS]
-        shown = [name for name in numeric if name in most]
-        others = [name for name in categorical if name in most]
-        _write_page(*samples, shown, others, html_path, workspace)
-    columns = {
-        name: _column(found[name], reference[name], current[name])
-        for name in sorted(kept, key=lambda name: -found[name]["score"])
+    methods = {
+        name: NUMERIC if name in spec.numeric else CATEGORICAL
+        for name in inputs
+        if name not in left_out
     }
+    if not methods:
+        raise DriftError(f"at least one input must be comparable; left out: {left_out}")
+    methods[PREDICTION] = CATEGORICAL
+    samples = [_sample(frame, methods) for frame in (current, reference)]
+    found = {
+        name: _column(result, reference[name], current[name])
+        for name, result in _scores(samples, methods).items()
+    }
+    prediction = found.pop(PREDICTION)
+    columns = dict(sorted(found.items(), key=lambda item: -item[1].score))
+    if html_path is not None:
+        shown = {*[*columns][:REPORT_COLUMNS], PREDICTION}
+        top = {name: method for name, method in methods.items() if name in shown}
+        _write_html(samples, top, html_path, workspace)
     return Drift(
         share_drifted=sum(column.drifted for column in columns.values()) / len(columns),
         columns=columns,
-        prediction=_column(found[PREDICTION], reference[PREDICTION], current[PREDICTION]),
+        prediction=prediction,
         left_out=left_out,
         rows_reference=len(reference),
         rows_current=len(current),
-        sampled_reference=len(samples[0]),
-        sampled_current=len(samples[1]),
+        sampled_reference=len(samples[1]),
+        sampled_current=len(samples[0]),
     )
 
 
 def _check(reference: pd.DataFrame, current: pd.DataFrame, spec: FeatureSpec) -> None:
-    if len(current) < MIN_CURRENT_ROWS:
-        raise DriftError(
-            f"drift needs at least {MIN_CURRENT_ROWS} current rows, got {len(current)}: "
-            "compare a longer period"
-        )
-    if len(reference) < MIN_CURRENT_ROWS:
-        raise DriftError(
-            f"drift needs at least {MIN_CURRENT_ROWS} reference rows, got {len(reference)}: "
-            "pass the champion's whole training window"
-        )
-    wanted = {*spec.numeric, *spec.categorical, PREDICTION}
-    for side, frame in (("reference", reference), ("current", current)):
-        if missing := sorted(wanted - set(frame.columns)):
-            raise DriftError(f"{side} holds every input and {PREDICTION}; missing: {missing}")
+    for side, frame in (("current", current), ("reference", reference)):
+        if len(frame) < MIN_DRIFT_INSTANCES:
+            raise DriftError(
+                f"drift needs at least {MIN_DRIFT_INSTANCES} {side} rows, got {len(frame)}: "
+                "compare a longer period"
+            )
+        if missing := sorted({*spec.numeric, *spec.categorical, PREDICTION} - {*frame.columns}):
+            raise DriftError(f"{side} must have every input and {PREDICTION}; missing: {missing}")
 
 
 def _unusable(reference: pd.Series, current: pd.Series) -> str | None:
-    """Why a column cannot be compared. Constant in current alone is a finding, not a reason."""
+    """Why a column cannot be compared. A column that is constant in current only is compared."""
     if reference.isna().all() or current.isna().all():
         return "all missing in " + ("the reference" if reference.isna().all() else "current rows")
     if reference.nunique() == 1:
@@ -145,110 +141,82 @@ def _unusable(reference: pd.Series, current: pd.Series) -> str | None:
     return None
 
 
-def _sampled(frame: pd.DataFrame, kept: list[str]) -> pd.DataFrame:
-    rows = frame[[*kept, PREDICTION]]
+def _sample(frame: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
+    rows = frame[list(columns)]
     rows = rows.sample(SAMPLE_ROWS, random_state=SEED) if len(rows) > SAMPLE_ROWS else rows
     return rows.reset_index(drop=True)
 
 
-def _evidently_scores(
-    reference: pd.DataFrame, current: pd.DataFrame, numeric: list[str], categorical: list[str]
-) -> dict[str, dict[str, Any]]:
-    """method, score and threshold of each column, and of the prediction."""
-    with _quiet_evidently():
-        from evidently import Report
+def _column(result: dict[str, Any], reference: pd.Series, current: pd.Series) -> ColumnDrift:
+    return ColumnDrift(
+        **result,
+        drifted=result["score"] >= result["threshold"],
+        missing_reference=float(reference.isna().mean()),
+        missing_current=float(current.isna().mean()),
+    )
+
+
+def _scores(samples: list[pd.DataFrame], methods: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """Method, score and threshold per column, as Evidently reports them."""
+    with _evidently_warnings_ignored():
         from evidently.metrics import ValueDrift
 
-        report = Report(
-            [
-                ValueDrift(column=name, method=method, threshold=THRESHOLD)
-                for name, method in _methods(numeric, categorical).items()
-            ]
-        )
-        run = report.run(
-            _dataset(current, numeric, categorical), _dataset(reference, numeric, categorical)
-        )
-    configured = ((metric["config"], metric["value"]) for metric in run.dict()["metrics"])
+        metrics = [
+            ValueDrift(column=name, method=method, threshold=THRESHOLD)
+            for name, method in methods.items()
+        ]
+        results = _run(metrics, samples, methods).dict()["metrics"]
     return {
-        config["column"]: {
-            "method": config["method"],
-            "score": float(value),
-            "threshold": config["threshold"],
+        result["config"]["column"]: {
+            "method": result["config"]["method"],
+            "score": float(result["value"]),
+            "threshold": result["config"]["threshold"],
         }
-        for config, value in configured
-        if "column" in config
+        for result in results
+        if "column" in result["config"]
     }
 
 
-def _write_page(
-    reference: pd.DataFrame,
-    current: pd.DataFrame,
-    numeric: list[str],
-    categorical: list[str],
-    path: Path,
-    workspace: Path | None,
+def _write_html(
+    samples: list[pd.DataFrame], methods: dict[str, str], path: Path, workspace: Path | None
 ) -> None:
-    """Evidently's page to look at: these columns and the prediction."""
-    with _quiet_evidently():
-        from evidently import Report
+    with _evidently_warnings_ignored():
         from evidently.presets import DataDriftPreset
+        from evidently.ui.workspace import Workspace
 
-        methods = _methods(numeric, categorical)
         preset = DataDriftPreset(
             columns=list(methods),
             per_column_method=methods,
             per_column_threshold=dict.fromkeys(methods, THRESHOLD),
         )
-        run = Report([preset]).run(
-            _dataset(current, numeric, categorical), _dataset(reference, numeric, categorical)
-        )
+        run = _run([preset], samples, methods)
         path.parent.mkdir(parents=True, exist_ok=True)
         run.save_html(str(path))
         if workspace is not None:
-            _add_to_workspace(run, workspace)
+            ui = Workspace.create(str(workspace))
+            found = ui.search_project(PROJECT)
+            project = found[0] if found else ui.create_project(PROJECT)
+            ui.add_run(project.id, run)
 
 
-def _add_to_workspace(run: "Snapshot", folder: Path) -> None:
-    """Add a run to the one project of a workspace (``evidently ui --workspace <folder>``)."""
-    from evidently.ui.workspace import Workspace
+def _run(metrics: list[Any], samples: list[pd.DataFrame], methods: dict[str, str]) -> "Snapshot":
+    """Run an Evidently report on the samples, current first."""
+    from evidently import DataDefinition, Dataset, Report
 
-    workspace = Workspace.create(str(folder))
-    found = workspace.search_project(PROJECT)
-    project = found[0] if found else workspace.create_project(PROJECT)
-    workspace.add_run(project.id, run)
+    categorical = [name for name in methods if methods[name] == CATEGORICAL and name != PREDICTION]
+    numeric = [name for name in methods if name not in categorical]
+    definition = DataDefinition(numerical_columns=numeric, categorical_columns=categorical)
+    datasets = [
+        Dataset.from_pandas(sample[list(methods)], data_definition=definition) for sample in samples
+    ]
+    return Report(metrics).run(*datasets)
 
 
 @contextmanager
-def _quiet_evidently() -> Iterator[None]:
-    """Its import uses names that NumPy and Litestar have deprecated, and its page divides by the
-    spread of every column, also of one that is constant in current rows."""
+def _evidently_warnings_ignored() -> Iterator[None]:
+    """Evidently's import uses names deprecated by NumPy and Litestar, and its HTML report divides
+    by the spread of every column, also of a constant one."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.filterwarnings("ignore", "invalid value encountered", RuntimeWarning)
         yield
-
-
-def _methods(numeric: list[str], categorical: list[str]) -> dict[str, str]:
-    return (
-        dict.fromkeys(numeric, NUMBER)
-        | dict.fromkeys(categorical, CATEGORY)
-        | {PREDICTION: PROBABILITY}
-    )
-
-
-def _dataset(frame: pd.DataFrame, numeric: list[str], categorical: list[str]) -> "Dataset":
-    from evidently import DataDefinition, Dataset
-
-    definition = DataDefinition(
-        numerical_columns=[*numeric, PREDICTION], categorical_columns=categorical
-    )
-    return Dataset.from_pandas(frame, data_definition=definition)
-
-
-def _column(found: dict[str, Any], reference: pd.Series, current: pd.Series) -> ColumnDrift:
-    return ColumnDrift(
-        **found,
-        drifted=found["score"] >= found["threshold"],
-        missing_reference=float(reference.isna().mean()),
-        missing_current=float(current.isna().mean()),
-    )

@@ -1,187 +1,149 @@
-"""How good the served predictions were: predictions joined to the outcomes known by the clock.
+"""Performance of served predictions, measured on the outcomes that are known at a given time.
 
-Every figure stands beside its label coverage, its interval, and the champion's own validation.
-
-Notable decisions
-- Only flights that are *due* are scored. Late flights report late: scoring whatever is known by now
-  would leave out the latest ones of the last hours and flatter every figure.
-- Intervals resample whole days (local days of New York): flights of a day share its weather. Days
-  in a row are alike as well, so the intervals are still somewhat narrow; decisions keep a margin.
-- Weeks differ in difficulty more than models do. The scale is a constant predictor that knows the
-  period's late share: `excess_log_loss` is what the champion loses beyond the share of that
-  constant's loss that it was left with on validation. (The plain difference to the constant
-  grows with the late share: it calls every calm autumn week a failure.)
-- ECE's interval sits high: resampling adds noise and ECE counts noise as error.
+- Due instances only: positive labels may arrive later than negative ones, so scoring every known
+  outcome would leave out the newest positives and bias each score.
+- Intervals: cluster bootstrap by local day. Consecutive days are correlated as well, so intervals
+  are somewhat too narrow; the retrain policy adds a margin.
+- `excess_log_loss`: log-loss minus the log-loss expected from validation, which is the model's
+  normalized entropy on validation (log-loss divided by that of the base-rate predictor) times the
+  period's base-rate log-loss. Periods differ in difficulty more than models do, and the plain
+  difference to the base rate grows with the positive rate.
+- The interval of the ECE is too high: resampling adds noise, which the ECE counts as error.
 """
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import numpy as np
 import pandas as pd
 
-from ontime.evaluation import ECE_BINS, HOME_ZONE, brier_losses, log_losses, scores
+from ontime.evaluation.bootstrap import ClusterBootstrap, interval
+from ontime.evaluation.metrics import brier_losses, log_losses, scores
+from ontime.problem import local_day
 
-# 99.97% of outcomes are known 12 h after scheduled departure (99.1% after 8 h); what is still
-# missing then is all late, but too little to move a figure.
-DUE_AFTER = timedelta(hours=12)
-N_RESAMPLES = 1000
-SEED = 0
-AUC_GRID = 1000  # groups of equal mass in which a resample's AUC counts ties as half
+VALIDATION_SCORES = ("auc", "log_loss", "brier", "ece", "mean_prediction", "positive_rate")
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its 95% interval."""
+    """A score with its 95 % interval."""
 
     value: float
     low: float
     high: float
 
+    def __str__(self) -> str:
+        return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
+
 
 @dataclass(frozen=True)
 class Performance:
-    """Figures of one stretch of served predictions; `dataclasses.asdict` gives JSON.
+    """Scores of the predictions served in one period; `dataclasses.asdict` gives JSON.
 
-    `scores`: auc, log_loss, brier, ece, calibration_gap (mean prediction minus late share),
-    constant_log_loss and excess_log_loss (see above). Empty while the due labels cannot be scored
-    (none, one day, or all alike). `validation`: the champion's figures of the same names.
+    `scores`: auc, log_loss, brier, ece, calibration_bias (mean prediction minus positive rate),
+    base_rate_log_loss and excess_log_loss. Empty if the due labels cannot be scored (fewer than two
+    days, or one class). `validation`: the champion's validation scores, with calibration_bias,
+    base_rate_log_loss and normalized_entropy.
     """
 
-    since: str | None  # first and last moment asked from, ISO 8601; None: nothing was served
+    since: str | None  # first and last as_of, ISO 8601; None: no prediction was served
     until: str | None
     known_by: str
     n_served: int
     n_due: int
-    n_known: int  # of the due ones: these are scored
-    n_days: int  # with at least one scored flight
-    label_coverage: float | None  # known / due; None while nothing is due
-    mean_prediction: float | None  # of everything served, labelled or not
-    late_share: float | None  # of the scored
+    n_known: int  # due instances with a label; these are scored
+    n_days: int  # with at least one scored instance
+    label_coverage: float | None  # n_known / n_due; None while nothing is due
+    mean_prediction: float | None  # of all served predictions
+    positive_rate: float | None  # of the scored instances
     scores: dict[str, Estimate]
     validation: dict[str, float]
 
 
 class PerformanceError(ValueError):
-    """The frame or the validation figures given cannot be judged."""
+    """The validation scores are incomplete."""
 
 
 def performance(
     served: pd.DataFrame, known_by: datetime, validation_scores: dict[str, float]
 ) -> Performance:
-    """Judge predictions, one row each, by the outcomes known at `known_by`.
+    """Score predictions by the outcomes known at ``known_by``.
 
     Args:
-        served: probability_late, as_of, scheduled_departure, is_late (nullable), known_at.
-        known_by: the clock; an outcome known later does not count.
-        validation_scores: what `ontime.evaluation.scores` said of the champion's validation.
+        served: one row per prediction: probability, as_of, due_at, label (nullable), known_at, and
+            the columns of `ontime.problem.local_day`.
+        validation_scores: the champion's `ontime.evaluation.metrics.scores` on its test rows.
+
+    Raises:
+        PerformanceError: if a validation score is missing.
     """
-    validation = _validation_figures(validation_scores)
-    due = served[served["scheduled_departure"] + DUE_AFTER <= known_by]
-    scored = due[due["is_late"].notna() & (due["known_at"] <= known_by)]
-    days = scored["scheduled_departure"].dt.tz_convert(HOME_ZONE).dt.date
+    validation = _validation(validation_scores)
+    due = served[served.due_at <= known_by]
+    scored = due[due.label.notna() & (due.known_at <= known_by)]
+    days = local_day(scored)
     return Performance(
-        since=_iso(served["as_of"].min()),
-        until=_iso(served["as_of"].max()),
+        since=_iso(served.as_of.min()),
+        until=_iso(served.as_of.max()),
         known_by=known_by.isoformat(),
         n_served=len(served),
         n_due=len(due),
         n_known=len(scored),
-        n_days=int(days.nunique()),
+        n_days=len(np.unique(days)),
         label_coverage=len(scored) / len(due) if len(due) else None,
-        mean_prediction=float(served["probability_late"].mean()) if len(served) else None,
-        late_share=float(scored["is_late"].mean()) if len(scored) else None,
-        scores=_estimates(scored, days, _expected_share(validation)),
+        mean_prediction=float(served.probability.mean()) if len(served) else None,
+        positive_rate=float(scored.label.mean()) if len(scored) else None,
+        scores=_estimates(scored, days, validation["normalized_entropy"]),
         validation=validation,
     )
 
 
-def _iso(moment: pd.Timestamp) -> str | None:
-    return None if pd.isna(moment) else moment.isoformat()
+def _iso(time: pd.Timestamp) -> str | None:
+    return None if pd.isna(time) else time.isoformat()
 
 
-def _validation_figures(given: dict[str, float]) -> dict[str, float]:
-    needed = ("auc", "log_loss", "brier", "ece", "mean_prediction", "late_share")
-    if missing := [name for name in needed if name not in given]:
+def _validation(given: dict[str, float]) -> dict[str, float]:
+    if missing := [name for name in VALIDATION_SCORES if name not in given]:
         raise PerformanceError(
-            f"validation figures hold {', '.join(needed)}; missing: {', '.join(missing)}: "
-            "pass what ontime.evaluation.scores said of the champion"
+            f"validation scores must have {', '.join(VALIDATION_SCORES)}; missing: "
+            f"{', '.join(missing)}: pass the scores in the champion's metadata"
         )
-    figures = {name: float(given[name]) for name in needed}
-    return figures | {
-        "calibration_gap": figures["mean_prediction"] - figures["late_share"],
-        "constant_log_loss": float(_constant_log_loss(figures["late_share"])),
+    found = {name: float(given[name]) for name in VALIDATION_SCORES}
+    base_rate = float(_base_rate_log_loss(found["positive_rate"]))
+    return found | {
+        "calibration_bias": found["mean_prediction"] - found["positive_rate"],
+        "base_rate_log_loss": base_rate,
+        "normalized_entropy": found["log_loss"] / base_rate,
     }
 
 
-def _expected_share(validation: dict[str, float]) -> float:
-    """The share of a constant predictor's loss that the champion was left with on validation."""
-    return validation["log_loss"] / validation["constant_log_loss"]
+def _base_rate_log_loss(positive_rate: float | np.ndarray) -> np.ndarray:
+    """Log-loss of the predictor that gives every instance the positive rate, in nats."""
+    rate = np.clip(positive_rate, 1e-7, 1 - 1e-7)
+    return -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate))
 
 
-def _constant_log_loss(late_share: float | np.ndarray) -> np.ndarray:
-    """Log-loss of predicting the late share for every flight, in nats."""
-    share = np.clip(late_share, 1e-7, 1 - 1e-7)
-    return -(share * np.log(share) + (1 - share) * np.log1p(-share))
-
-
-def _estimates(scored: pd.DataFrame, days: pd.Series, expected_share: float) -> dict[str, Estimate]:
-    if days.nunique() < 2 or scored["is_late"].nunique() < 2:
+def _estimates(
+    scored: pd.DataFrame, days: np.ndarray, normalized_entropy: float
+) -> dict[str, Estimate]:
+    if len(np.unique(days)) < 2 or scored.label.nunique() < 2:
         return {}
-    y = scored["is_late"].to_numpy(dtype=bool)
-    p = scored["probability_late"].to_numpy(dtype=np.float64)
-    figures = scores(y, p)
-    values = {name: figures[name] for name in ("auc", "log_loss", "brier", "ece")}
-    values["calibration_gap"] = figures["mean_prediction"] - figures["late_share"]
-    values["constant_log_loss"] = float(_constant_log_loss(figures["late_share"]))
-    values["excess_log_loss"] = values["log_loss"] - expected_share * values["constant_log_loss"]
-    resampled = _resampled(y, p, pd.factorize(days)[0], expected_share)
-    return {name: _with_interval(value, resampled[name]) for name, value in values.items()}
-
-
-def _with_interval(value: float, resampled: np.ndarray) -> Estimate:
-    # A resample of days without any late flight has no AUC.
-    low, high = np.nanquantile(resampled, [0.025, 0.975])
-    return Estimate(float(value), float(low), float(high))
-
-
-def _resampled(
-    y: np.ndarray, p: np.ndarray, day: np.ndarray, expected_share: float
-) -> dict[str, np.ndarray]:
-    """Each figure over resamples of whole days, from the days' sums alone: [N_RESAMPLES] each."""
-    n_days = int(day.max()) + 1
-    even = np.full(n_days, 1 / n_days)
-    drawn = np.random.default_rng(SEED).multinomial(n_days, even, size=N_RESAMPLES)
-
-    def total(values: np.ndarray, group: np.ndarray | int = 0, n_groups: int = 1) -> np.ndarray:
-        """[resamples, groups]: the sum of `values` in each group."""
-        cells = np.bincount(day * n_groups + group, values, minlength=n_days * n_groups)
-        return drawn @ cells.reshape(n_days, n_groups)
-
-    n = total(np.ones(len(y)))[:, 0]
-    late = total(y)[:, 0]
-    loss = total(log_losses(y, p))[:, 0] / n
-    constant = _constant_log_loss(late / n)
-    ece_bin, step = _equal_mass(p, ECE_BINS), _equal_mass(p, AUC_GRID)
-    late_at, on_time_at = total(y, step, AUC_GRID), total(~y, step, AUC_GRID)
-    on_time_below = on_time_at.cumsum(axis=1) - on_time_at / 2
-    with np.errstate(invalid="ignore"):
-        auc = (late_at * on_time_below).sum(axis=1) / (late * (n - late))
-    return {
-        "auc": auc,
-        "log_loss": loss,
-        "brier": total(brier_losses(y, p))[:, 0] / n,
-        "ece": np.abs(total(p - y, ece_bin, ECE_BINS)).sum(axis=1) / n,
-        "calibration_gap": total(p - y)[:, 0] / n,
-        "constant_log_loss": constant,
-        "excess_log_loss": loss - expected_share * constant,
+    y = scored.label.to_numpy(dtype=bool)
+    p = scored.probability.to_numpy(dtype=np.float64)
+    values = scores(y, p)
+    values["calibration_bias"] = values["mean_prediction"] - values["positive_rate"]
+    values["base_rate_log_loss"] = float(_base_rate_log_loss(values["positive_rate"]))
+    expected = normalized_entropy * values["base_rate_log_loss"]
+    values["excess_log_loss"] = values["log_loss"] - expected
+    bootstrap = ClusterBootstrap(days)
+    log_loss = bootstrap.means(log_losses(y, p))
+    base_rate_log_loss = _base_rate_log_loss(bootstrap.means(y))
+    resampled = {
+        "auc": bootstrap.auc(y, p),
+        "log_loss": log_loss,
+        "brier": bootstrap.means(brier_losses(y, p)),
+        "ece": bootstrap.ece(y, p),
+        "calibration_bias": bootstrap.means(p - y),
+        "base_rate_log_loss": base_rate_log_loss,
+        "excess_log_loss": log_loss - normalized_entropy * base_rate_log_loss,
     }
-
-
-def _equal_mass(p: np.ndarray, n_groups: int) -> np.ndarray:
-    """The group of each row when sorted by probability and cut into groups of equal mass.
-
-    Equal probabilities share the group of their first row: a tie is never an order.
-    """
-    first = np.searchsorted(np.sort(p), p)
-    return first * n_groups // len(p)
+    return {name: Estimate(values[name], *interval(of)) for name, of in resampled.items()}

@@ -1,16 +1,16 @@
-"""Training-serving skew: every feature that was served against the historical join, bit for bit."""
+"""Training-serving skew: every served feature against the historical join, bit for bit."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from ontime.model import FeatureSpec
+from ontime.features.spec import FeatureSpec
 
 
 @dataclass(frozen=True)
 class Skew:
-    """``checked``: values compared. ``mismatched``: values that differ, by feature."""
+    """`checked` counts compared values, `mismatched` differing values by feature."""
 
     predictions: int
     checked: int
@@ -18,27 +18,26 @@ class Skew:
 
 
 def skew(served: pd.DataFrame, offline: pd.DataFrame, spec: FeatureSpec) -> Skew:
-    """Compare served features with those that training would have seen for the same flights.
+    """Compare served features with the features that training reads for the same instances.
 
     Args:
-        served: a row a prediction: flight_id, as_of and the features as they were logged.
-        offline: a row a flight from `ontime.dataset.build_examples`.
+        served: one row per prediction, keys instance_id and as_of, with the logged features.
+        offline: one row per instance, keys instance_id and event_timestamp (`build_examples`).
 
     Raises:
-        ValueError: if a prediction has no offline row at its moment; none may go unchecked.
+        ValueError: if a prediction has no offline row.
     """
-    keys = pd.MultiIndex.from_arrays([offline.flight_id, offline.event_timestamp])
-    at = keys.get_indexer(pd.MultiIndex.from_arrays([served.flight_id, served.as_of]))
+    keys = pd.MultiIndex.from_arrays([offline.instance_id, offline.event_timestamp])
+    at = keys.get_indexer(pd.MultiIndex.from_arrays([served.instance_id, served.as_of]))
     if (at < 0).any():
-        lost = served[at < 0].iloc[0]
+        first = served[at < 0].iloc[0]
         raise ValueError(
-            f"every prediction has an offline row at its moment; {int((at < 0).sum())} have none, "
-            f"e.g. {lost.flight_id} at {lost.as_of}"
+            f"every prediction must have an offline row at its as_of; {int((at < 0).sum())} have "
+            f"none, e.g. {first.instance_id} at {first.as_of}"
         )
     mismatched = {}
     for name in spec.numeric:
         a, b = served[name].to_numpy(np.float32), offline[name].to_numpy(np.float32)[at]
-        different = int(((a != b) & ~(np.isnan(a) & np.isnan(b))).sum())
-        if different:
+        if different := int(((a != b) & ~(np.isnan(a) & np.isnan(b))).sum()):
             mismatched[name] = different
     return Skew(len(served), len(served) * len(spec.numeric), mismatched)

@@ -1,1 +1,1 @@
-"""What runs on a schedule: each file a Prefect flow over functions of `ontime`."""
+"""Prefect flows: each module is one flow over functions of `ontime` and `monitoring`."""

@@ -1,4 +1,4 @@
-"""Ingest: the year's flights, weather and aircraft as typed Parquet tables in UTC.
+"""Ingest: read the source, check every table against its schema, write it as Parquet in UTC.
 
 python -m pipelines.ingest
 """
@@ -6,32 +6,31 @@ python -m pipelines.ingest
 from prefect import flow, task
 from prefect.artifacts import create_table_artifact
 
+from ontime.data.tables import write_table
+from ontime.problem import SOURCE_TABLES, read_source
 from ontime.settings import Settings
-from ontime.source import read_source
-from ontime.tables import SOURCE_TABLES, write_table
 
 
 @task(retries=1)
-def write_source_tables() -> dict[str, int]:
-    """Read the source, check every table against its schema, write it; the counts of repairs."""
-    folder = Settings().tables_dir
+def write_source_tables(settings: Settings) -> dict[str, int]:
+    """Write every source table; returns rows per table ("<table> rows") and per repair."""
     tables, counts = read_source()
     for table in SOURCE_TABLES:
-        write_table(tables[table.name], table, folder / f"{table.name}.parquet")
-    return {f"{name} rows": len(frame) for name, frame in tables.items()} | counts
+        write_table(tables[table.name], table, settings.tables_dir / f"{table.name}.parquet")
+    return {f"{name} rows": len(rows) for name, rows in tables.items()} | counts
 
 
 @flow(name="ingest")
 def ingest() -> dict[str, int]:
-    """Write the source tables; how many rows were read, repaired or set aside, by reason."""
+    """Write the source tables; returns the rows that were read, repaired or left out."""
     print("ingest")
-    counts = write_source_tables()
-    for name in ("flights", "weather", "aircraft"):
-        print(f"  {counts[f'{name} rows']:>7,} {name}")
+    counts = write_source_tables(Settings())
+    for table in SOURCE_TABLES:
+        print(f"  {counts[f'{table.name} rows']:>7,} {table.name}")
     create_table_artifact(
         key="ingested",
         table=[{"what": what, "rows": rows} for what, rows in counts.items()],
-        description="Rows read, repaired and set aside",
+        description="Rows read, repaired and left out",
     )
     return counts
 

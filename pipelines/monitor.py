@@ -1,138 +1,133 @@
-"""Monitor: look at what was served, write it down, decide whether to retrain, and start it.
+"""Monitor: measure what was served, decide whether to retrain, record both, start the retrain.
 
-python -m pipelines.monitor --as-of 2013-05-15
+python -m pipelines.monitor --as-of TIME
 """
 
 import argparse
 import json
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
+import pandas as pd
 from prefect import flow, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 
-from ontime.clock import parse_moment
+from monitoring.drift import Drift, drift_report
+from monitoring.performance import performance
+from monitoring.retrain_policy import WINDOW, Decision, MonitoringSnapshot, RetrainHistory, decide
+from ontime.data.files import atomic_write
+from ontime.data.timestamps import parse_utc
+from ontime.problem import FEATURE_SPEC, MIN_DRIFT_INSTANCES
+from ontime.registry import model_registry as registry
 from ontime.settings import Settings
+from ontime.storage.decision_log import DecisionLog, open_decision_log
+from ontime.storage.prediction_log import PredictionLog
 from pipelines.retrain import retrain
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from monitoring.decision import Decision, Signals
-    from monitoring.drift import Drift
-
-WEEK = timedelta(days=7)
-RETRAIN_DECIDED = "ontime.retrain.decided"  # prefect.yaml waits for it
-DRIFT_WINDOW = WEEK  # what was served since the last look
+RETRAIN_DECIDED = "ontime.retrain.decided"  # the event of the automation in prefect.yaml
+MONITORING_INTERVAL = timedelta(days=7)  # also the period of the drift report
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def look(now: datetime) -> "Signals":
-    """Performance and drift of the champion's served predictions, with outcomes known at now."""
-    from monitoring.decision import WINDOW, Signals
-    from monitoring.performance import performance
-    from ontime import registry
-    from ontime.prediction_log import PredictionLog
+def collect_signals(settings: Settings, now: datetime) -> MonitoringSnapshot:
+    """Performance and drift of the champion's predictions, with the outcomes known at ``now``.
 
-    settings = Settings()
+    Raises:
+        LookupError: if no version is champion.
+    """
     champion = registry.resolve(settings, registry.CHAMPION)
     if champion is None:
         raise LookupError("nothing to monitor: no version is champion; run `make train promote`")
-    description = registry.describe(settings, champion)
-    log = PredictionLog(settings.log_url)
+    metadata = registry.metadata(settings, champion)
+    log = PredictionLog(settings.prediction_db_url)
     served = log.served(now - WINDOW, now, known_by=now)
     own = served[served.model_version == champion]
-    return Signals(
+    return MonitoringSnapshot(
         now=now,
         champion=champion,
-        trained_through=parse_moment(description["trained_through"]),
-        performance=performance(own, now, description["scores"]),
-        drift=look_for_drift(settings, champion, own[own.as_of >= now - DRIFT_WINDOW], now),
+        trained_through=parse_utc(metadata["trained_through"]),
+        performance=performance(own, now, metadata["scores"]),
+        drift=measure_drift(settings, champion, own[own.as_of >= now - MONITORING_INTERVAL], now),
     )
 
 
-def look_for_drift(
-    settings: Settings, champion: str, served: "pd.DataFrame", now: datetime
-) -> "Drift | None":
-    """Evidently's comparison with the champion's training window; None if too little was served."""
-    from monitoring.drift import MIN_CURRENT_ROWS, drift_report
-    from ontime import registry
-    from ontime.features import FEATURE_SPEC
-
-    if len(served) < MIN_CURRENT_ROWS:
+def measure_drift(
+    settings: Settings, champion: str, served: pd.DataFrame, now: datetime
+) -> Drift | None:
+    """Drift from the champion's training window; None if there are too few predictions."""
+    if len(served) < MIN_DRIFT_INSTANCES:
         return None
-    reference = registry.reference(settings, champion)
-    html = settings.reports_dir / f"drift-{now:%Y-%m-%d}.html"
-    return drift_report(reference, served, FEATURE_SPEC, html, settings.var / "evidently")
+    reference = registry.reference_data(settings, champion)
+    html, workspace = drift_html(settings, now), settings.data_dir / "evidently"
+    return drift_report(reference, served, FEATURE_SPEC, html, workspace)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def decide_and_record(signals: "Signals") -> "Decision":
-    """Keep or retrain, written to the decision log and as a report."""
-    from monitoring.decision import History, decide
-    from ontime.decision_log import open_decision_log
-
-    settings = Settings()
-    log = open_decision_log(settings)
-    made = log.decisions()
-    retrains = [row["decided_at"] for row in made if row["action"] == "retrain"]
-    history = History(frozenset(row["decision_id"] for row in made), max(retrains, default=None))
-    decision = decide(signals, history)
-    log.record(asdict(decision) | {"decided_at": signals.now})
-    write_report(settings, signals, decision)
+def decide_and_record(
+    settings: Settings, log: DecisionLog, snapshot: MonitoringSnapshot
+) -> Decision:
+    """Keep or retrain; written to the decision log, to a report and to the champion's run."""
+    decisions = log.decisions()
+    retrains = [row["decided_at"] for row in decisions if row["action"] == "retrain"]
+    history = RetrainHistory(
+        frozenset(row["decision_id"] for row in decisions), max(retrains, default=None)
+    )
+    decision = decide(snapshot, history)
+    log.record(asdict(decision) | {"decided_at": snapshot.now})
+    path = settings.reports_dir / f"monitoring-{snapshot.now:%Y-%m-%d}.json"
+    report = {"snapshot": asdict(snapshot), "decision": asdict(decision)}
+    with atomic_write(path) as temporary:  # the API serves this folder
+        temporary.write_text(json.dumps(report, default=str, indent=1))
+    html = drift_html(settings, snapshot.now)
+    registry.attach(settings, snapshot.champion, [path, *([html] if html.exists() else [])])
     return decision
 
 
-def write_report(settings: Settings, signals: "Signals", decision: "Decision") -> None:
-    """The week's figures and the decision as JSON below the reports, and on the champion's run."""
-    from ontime import registry
-
-    settings.reports_dir.mkdir(parents=True, exist_ok=True)
-    path = settings.reports_dir / f"monitoring-{signals.now:%Y-%m-%d}.json"
-    report = {"signals": asdict(signals), "decision": asdict(decision)}
-    unfinished = path.with_suffix(".unfinished")  # the API may be reading this folder
-    unfinished.write_text(json.dumps(report, default=str, indent=1))
-    unfinished.replace(path)
-    drift = settings.reports_dir / f"drift-{signals.now:%Y-%m-%d}.html"
-    registry.attach(settings, signals.champion, [path, *([drift] if drift.exists() else [])])
+def drift_html(settings: Settings, now: datetime) -> Path:
+    """The HTML drift report of a day, which the API serves below /reports."""
+    return settings.reports_dir / f"drift-{now:%Y-%m-%d}.html"
 
 
 @flow(name="monitor")
 def monitor(now: datetime | None = None) -> dict[str, Any]:
-    """One look at production: figures, drift, a decision, and the retrain if it was decided.
+    """Measure, decide, and start the retrain if one was decided.
 
-    ``now`` is the moment to judge from; what a schedule starts judges from the wall clock.
-    A retrain that was decided and never finished (the process died) is carried out first.
+    A retrain that was decided earlier and did not finish (its process was killed) is started first.
+
+    Args:
+        now: the time on the clock of as_of; by default the wall clock, for scheduled runs.
     """
-    from ontime.decision_log import open_decision_log
-
-    now = now or datetime.now(UTC)
-    for decision_id in open_decision_log(Settings()).unfinished():
-        start_retrain(now, decision_id)
-    signals = look(now)
-    decision = decide_and_record(signals)
-    reasons = "\n".join(f"- {reason}" for reason in decision.reasons)
-    create_markdown_artifact(
-        key="decision", markdown=f"## {now:%Y-%m-%d}: {decision.action}\n{reasons}\n"
-    )
+    settings, now = Settings(), now or datetime.now(UTC)
+    log = open_decision_log(settings)
+    for decision_id in log.unfinished():
+        start_retrain(settings, now, decision_id)
+    snapshot = collect_signals(settings, now)
+    decision = decide_and_record(settings, log, snapshot)
+    texts = [reason.text for reason in decision.reasons]
+    title = f"## {now:%Y-%m-%d}: {decision.action}"
+    create_markdown_artifact(key="decision", markdown="\n- ".join([title, *texts]))
     create_link_artifact(
         key="drift-report",
-        link=f"{Settings().api_url}/reports/drift-{now:%Y-%m-%d}.html",
+        link=f"{settings.api_url}/reports/{drift_html(settings, now).name}",
         link_text=f"Drift report of {now:%Y-%m-%d}",
     )
-    print(f"{now:%Y-%m-%d} {decision.action}: {'; '.join(decision.reasons)}")
-    result: dict[str, Any] = {"action": decision.action, "reasons": list(decision.reasons)}
+    print(f"{now:%Y-%m-%d} {decision.action}: {'; '.join(texts)}")
+    result: dict[str, Any] = {
+        "action": decision.action,
+        "reasons": [asdict(reason) for reason in decision.reasons],
+    }
     if decision.action == "retrain":
-        result |= {"retrain": start_retrain(now, decision.decision_id)}
+        result["retrain"] = start_retrain(settings, now, decision.decision_id)
     return result
 
 
-def start_retrain(now: datetime, decision_id: str) -> dict[str, Any]:
-    """Retrain here and now, or tell the Prefect server, whose automation starts the deployment."""
-    if not Settings().retrain_by_event:
+def start_retrain(settings: Settings, now: datetime, decision_id: str) -> dict[str, Any]:
+    """Retrain in this process, or emit the event whose automation starts the deployment."""
+    if not settings.retrain_via_events:
         return retrain(now, decision_id)
     emit_event(
         event=RETRAIN_DECIDED,
@@ -144,7 +139,7 @@ def start_retrain(now: datetime, decision_id: str) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--as-of", type=parse_moment, required=True)
+    parser.add_argument("--as-of", type=parse_utc, required=True)
     monitor(parser.parse_args().as_of)
 
 

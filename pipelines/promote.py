@@ -1,150 +1,109 @@
-"""Promote: the gate. The challenger serves only if it earns it on flights that nobody has seen.
+"""Promote: the gate evaluates the challenger on rows that no model was trained on.
 
-python -m pipelines.promote --as-of 2013-05-01
+python -m pipelines.promote [--as-of TIME]
 """
 
 import argparse
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from ontime.clock import parse_moment
+from ontime.data.timestamps import parse_utc
+from ontime.features.feast_config import open_feature_store
+from ontime.features.historical import build_examples, load_requests
+from ontime.models.serialization import TrainedModel
+from ontime.problem import DEMO_START, FIRST_GATE_BASELINES
+from ontime.registry import model_registry as registry
+from ontime.registry.champion_history import change_champion, reconcile_champion
+from ontime.registry.gate import GateResult, evaluate_challenger, evaluate_first_model
 from ontime.settings import Settings
+from ontime.storage.decision_log import open_decision_log
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from ontime.gate import Verdict
-    from ontime.model import TrainedModel
-
-BASELINES_TO_BEAT = ("base_rate", "logistic")
-JUDGED_AT_MOST = timedelta(days=28)
-LATENCY_ROWS = 64  # a busy hour of the three airports
-LATENCY_TURNS = 15
+GATE_WINDOW = timedelta(days=28)  # at most, and only rows after both models were trained
+LATENCY_ROWS, LATENCY_REPEATS = 64, 15  # rows of one request in a busy hour
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def judge(challenger: str, champion: str | None, as_of: datetime) -> "Verdict":
-    """The gate's verdict on a version, from flights unseen by it and by the champion."""
-    from ontime import registry
-    from ontime.gate import judge_against_champion, judge_first
-
-    settings = Settings()
+def evaluate(
+    settings: Settings, challenger: str, champion: str | None, as_of: datetime
+) -> GateResult:
+    """The gate's result for a challenger, on rows predicted after both models were trained."""
     if champion is None:
-        judged = registry.judged(settings, challenger)
-        baselines = {name: judged[name].to_numpy() for name in BASELINES_TO_BEAT}
-        return judge_first(judged, judged.network.to_numpy(), baselines)
+        rows = registry.test_predictions(settings, challenger)
+        baselines = {name: rows[name].to_numpy() for name in FIRST_GATE_BASELINES}
+        return evaluate_first_model(rows, rows.network.to_numpy(), baselines)
     new, old = registry.load(settings, challenger), registry.load(settings, champion)
-    flights = unseen_flights(settings, [new, old], as_of)
-    return judge_against_champion(
-        flights, new.predict(flights), old.predict(flights), latency_ratio(new, old, flights)
+    rows = gate_rows(settings, [new, old], as_of)
+    return evaluate_challenger(
+        rows, new.predict(rows), old.predict(rows), latency_ratio(new, old, rows)
     )
 
 
-def unseen_flights(
-    settings: Settings, models: list["TrainedModel"], as_of: datetime
-) -> "pd.DataFrame":
-    """Examples asked about since the last of the models was trained, outcome known at as_of."""
-    import pandas as pd
-
-    from ontime.clock import prediction_time
-    from ontime.dataset import build_examples
-    from ontime.feature_store import open_feature_store
-    from ontime.tables import FLIGHTS, read_tables
-
-    since = max(pd.Timestamp(model.metadata["trained_through"]) for model in models)
-    since = max(since, pd.Timestamp(as_of) - JUDGED_AT_MOST)
-    flights = read_tables(settings.tables_dir, (FLIGHTS,))["flights"]
-    asked = prediction_time(flights.scheduled_departure)
-    recent = flights[(asked >= since) & (flights.outcome_known_at <= as_of)]
-    return build_examples(open_feature_store(settings), recent)
+def gate_rows(settings: Settings, models: list[TrainedModel], as_of: datetime) -> pd.DataFrame:
+    """Examples predicted after the last of the models was trained, with outcomes known at as_of."""
+    trained = [pd.Timestamp(model.metadata["trained_through"]) for model in models]
+    since = max(*trained, pd.Timestamp(as_of) - GATE_WINDOW)
+    requests = load_requests(settings)
+    recent = (requests.event_timestamp >= since) & (requests.outcome_known_at <= as_of)
+    return build_examples(open_feature_store(settings), requests[recent])
 
 
-def latency_ratio(new: "TrainedModel", old: "TrainedModel", flights: "pd.DataFrame") -> float:
-    """Time to answer one busy hour's flights, new over old; timed in turn, the fastest of each."""
-    rows = flights.head(LATENCY_ROWS)
+def latency_ratio(new: TrainedModel, old: TrainedModel, rows: pd.DataFrame) -> float:
+    """Prediction time for one request, new divided by old: the fastest of alternating repeats."""
+    rows = rows.head(LATENCY_ROWS)
 
-    def seconds(model: "TrainedModel") -> float:
+    def seconds(model: TrainedModel) -> float:
         started = perf_counter()
         model.predict(rows)
         return perf_counter() - started
 
-    turns = [(seconds(new), seconds(old)) for _ in range(LATENCY_TURNS)]
-    return min(new for new, _ in turns) / min(old for _, old in turns)
-
-
-@task(cache_policy=NO_CACHE, persist_result=False)
-def carry_out(
-    challenger: str, champion: str | None, changes: int, verdict: "Verdict", as_of: datetime
-) -> None:
-    """Move the alias if the verdict says so, and write the verdict on the version."""
-    from ontime import registry
-    from ontime.decision_log import open_decision_log
-    from ontime.succession import change_champion
-
-    settings = Settings()
-    if verdict.promote:
-        reasons = list(verdict.reasons)
-        change_champion(
-            settings,
-            open_decision_log(settings),
-            "promotion",
-            challenger,
-            champion,
-            changes + 1,
-            as_of,
-            reasons,
-        )
-    tags = {
-        "gate": "promoted" if verdict.promote else "refused",
-        "gate_as_of": as_of.isoformat(),
-        "gate_reasons": "; ".join(verdict.reasons),
-    }
-    registry.tag_version(settings, challenger, tags)
+    pairs = [(seconds(new), seconds(old)) for _ in range(LATENCY_REPEATS)]
+    return min(new for new, _ in pairs) / min(old for _, old in pairs)
 
 
 @flow(name="promote")
-def promote(as_of: datetime) -> dict[str, Any]:
-    """Judge the challenger at ``as_of`` and promote it if it earned it; the verdict as a dict.
+def promote(as_of: datetime = DEMO_START) -> dict[str, Any]:
+    """Evaluate the challenger at ``as_of`` and promote it if it passes the gate.
+
+    Returns:
+        The fields of `GateResult`, and the versions challenger and champion.
 
     Raises:
-        LookupError: if there is no challenger, or it serves already.
-        ChampionChanged: if another promotion or rollback came between.
+        LookupError: if there is no challenger, or it is the champion.
+        ChampionChanged: if another promotion or rollback happened meanwhile.
     """
-    from ontime import registry
-    from ontime.decision_log import open_decision_log
-    from ontime.succession import settled_champion
-
     settings = Settings()
-    champion, changes = settled_champion(settings, open_decision_log(settings))
+    log = open_decision_log(settings)
+    champion, n_changes = reconcile_champion(settings, log)
     challenger = registry.resolve(settings, registry.CHALLENGER)
     if challenger is None or challenger == champion:
         raise LookupError(
-            f"promote needs a challenger that does not serve yet; challenger is {challenger}, "
+            f"promote needs a challenger other than the champion; challenger is {challenger}, "
             f"champion is {champion}: run `make train` first"
         )
-    verdict = judge(challenger, champion, as_of)
-    carry_out(challenger, champion, changes, verdict, as_of)
-    word = "promoted" if verdict.promote else "refused"
-    print(f"  version {challenger} {word}: {'; '.join(verdict.reasons)}")
-    create_markdown_artifact(key="gate", markdown=gate_text(challenger, champion, verdict))
-    return asdict(verdict) | {"challenger": challenger, "champion": champion}
-
-
-def gate_text(challenger: str, champion: str | None, verdict: "Verdict") -> str:
-    word = "promoted" if verdict.promote else "refused"
-    reasons = "\n".join(f"- {reason}" for reason in verdict.reasons)
-    return f"## Version {challenger} {word} (champion: {champion or 'none'})\n{reasons}\n"
+    result = evaluate(settings, challenger, champion, as_of)
+    reasons = list(result.reasons)
+    if result.promote:
+        number = n_changes + 1
+        change_champion(settings, log, "promotion", challenger, champion, number, as_of, reasons)
+    word = "promoted" if result.promote else "rejected"
+    tags = {"gate": word, "gate_as_of": as_of.isoformat(), "gate_reasons": "; ".join(reasons)}
+    registry.tag_version(settings, challenger, tags)
+    print(f"  version {challenger} {word}: {'; '.join(reasons)}")
+    title = f"## Version {challenger} {word} (champion: {champion or 'none'})"
+    create_markdown_artifact(key="gate", markdown="\n- ".join([title, *reasons]))
+    return asdict(result) | {"challenger": challenger, "champion": champion}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--as-of", type=parse_moment, default=parse_moment("2013-05-01"))
+    parser.add_argument("--as-of", type=parse_utc, default=DEMO_START)
     promote(parser.parse_args().as_of)
 
 

@@ -1,6 +1,6 @@
-"""Retrain: a challenger from everything known by now, the gate, and the swap if it passes.
+"""Retrain: train a challenger on what is known now; deploy it if it passes the gate.
 
-python -m pipelines.retrain --as-of 2013-07-01
+python -m pipelines.retrain --as-of TIME
 """
 
 import argparse
@@ -10,46 +10,48 @@ from typing import Any
 import httpx
 from prefect import flow, task
 
-from ontime.clock import parse_moment
+from ontime.data.timestamps import parse_utc
+from ontime.evaluation.comparison import QUICK_BASELINES
 from ontime.settings import Settings
+from ontime.storage.decision_log import open_decision_log
 from pipelines.promote import promote
-from pipelines.train import QUICK_BASELINES, train
+from pipelines.train import train
 
-RELOAD_TIMEOUT_S = 60.0  # loads a model and asks it the probe's questions
+RELOAD_TIMEOUT_S = 60.0  # the API downloads, validates and smoke-tests the model
 
 
 @task(retries=2, retry_delay_seconds=2)
-def reload_api() -> dict[str, Any]:
-    """Tell the API to follow the alias now; it would notice by itself at its next poll."""
-    url = f"{Settings().api_url}/model/reload"
-    answer: dict[str, Any] = httpx.post(url, timeout=RELOAD_TIMEOUT_S).raise_for_status().json()
-    return answer
+def reload_api(settings: Settings) -> dict[str, Any]:
+    """Make the API load the champion now instead of at its next poll of the registry."""
+    response = httpx.post(f"{settings.api_url}/model/reload", timeout=RELOAD_TIMEOUT_S)
+    loaded: dict[str, Any] = response.raise_for_status().json()
+    return loaded
 
 
 @flow(name="retrain")
 def retrain(as_of: datetime, decision_id: str | None = None) -> dict[str, Any]:
-    """Train, judge, and swap if the gate says so; what came of it is written on the decision.
+    """Train, evaluate, deploy if the gate promotes; the result is recorded with the decision.
 
-    A decision is carried out once: a look of the monitoring while its retrain is under way asks for
-    it again, and Prefect runs that second one after the first.
+    A decision is carried out once. Monitoring starts the same retrain again if it runs before the
+    first one has finished; that second run, which Prefect queues behind the first, does nothing.
     """
-    from ontime.decision_log import open_decision_log
-
-    log = open_decision_log(Settings())
+    settings = Settings()
+    log = open_decision_log(settings)
     if decision_id is not None and decision_id not in log.unfinished():
         return {"version": None, "promoted": False, "reasons": ["carried out already"]}
     version = train(as_of, baselines=QUICK_BASELINES)
-    verdict = promote(as_of)
+    result = promote(as_of)
+    promoted, reasons = result["promote"], list(result["reasons"])
     if decision_id is not None:
-        log.conclude(decision_id, version, verdict["promote"], list(verdict["reasons"]))
-    if verdict["promote"]:
-        reload_api()
-    return {"version": version, "promoted": verdict["promote"], "reasons": verdict["reasons"]}
+        log.record_result(decision_id, version, promoted, reasons)
+    if promoted:
+        reload_api(settings)
+    return {"version": version, "promoted": promoted, "reasons": reasons}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--as-of", type=parse_moment, required=True)
+    parser.add_argument("--as-of", type=parse_utc, required=True)
     retrain(parser.parse_args().as_of)
 
 

@@ -1,4 +1,4 @@
-"""Rollback: the champion before this one serves again, within seconds.
+"""Rollback: make the previous champion the champion again and have the API load it.
 
 python -m pipelines.rollback
 """
@@ -7,30 +7,33 @@ from datetime import UTC, datetime
 
 from prefect import flow
 
+from ontime.registry.champion_history import (
+    change_champion,
+    previous_champion,
+    reconcile_champion,
+)
 from ontime.settings import Settings
+from ontime.storage.decision_log import open_decision_log
 from pipelines.retrain import reload_api
 
 
 @flow(name="rollback")
-def rollback(reason: str = "asked for by a person") -> str:
-    """Give the alias back to the champion before; the version that serves now.
+def rollback(reason: str = "requested by an operator") -> str:
+    """Move the champion back by one; returns the version that is champion now.
 
     Raises:
         LookupError: if there was no champion before this one.
     """
-    from ontime.decision_log import open_decision_log
-    from ontime.succession import change_champion, previous_champion, settled_champion
-
     settings = Settings()
     log = open_decision_log(settings)
-    champion, changes = settled_champion(settings, log)
+    champion, n_changes = reconcile_champion(settings, log)
     previous = previous_champion(log.changes())
     if previous is None:
-        raise LookupError(f"no champion before version {champion}: nothing to go back to")
+        raise LookupError(f"a rollback needs an earlier champion; {champion} is the first one")
     now = datetime.now(UTC)
-    change_champion(settings, log, "rollback", previous, champion, changes + 1, now, [reason])
-    reload_api()
-    print(f"version {previous} serves again instead of {champion}")
+    change_champion(settings, log, "rollback", previous, champion, n_changes + 1, now, [reason])
+    reload_api(settings)
+    print(f"champion is version {previous} again instead of {champion}")
     return previous
 
 

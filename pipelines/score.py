@@ -1,10 +1,11 @@
-"""Score: the champion's answers for a Parquet file of any size, in memory that does not grow.
+"""Score: the champion's predictions for a Parquet file of any size, in constant memory.
 
-    python -m pipelines.score flights.parquet answers.parquet
+    python -m pipelines.score input.parquet output.parquet
 
-The file holds one row a flight with every input of the model, as `ontime.dataset.build_examples`
-makes them. The answers keep its other columns (keys, times) and add ``probability_late``,
-``uncertainty`` (deviation of the ensemble's members) and ``model_version``.
+The input has one row per instance and every input of the model, as
+`ontime.features.historical.build_examples` returns them. The output has its other columns (keys,
+times) and ``probability``, ``uncertainty`` (standard deviation of the ensemble members),
+``decision`` (probability >= the model's threshold) and ``model_version``.
 """
 
 import argparse
@@ -14,57 +15,62 @@ import pyarrow as arrow
 import pyarrow.parquet as parquet
 from prefect import flow
 
+from ontime.data.files import atomic_write
+from ontime.problem import INSTANCES
+from ontime.registry import model_registry as registry
 from ontime.settings import Settings
 
-ROWS_AT_ONCE = 65_536  # 16 MB of features
+BATCH_ROWS = 65_536  # 16 MB of features
+OUTPUTS = {
+    "probability": arrow.float64(),
+    "uncertainty": arrow.float64(),
+    "decision": arrow.bool_(),
+    "model_version": arrow.string(),
+}
 
 
 @flow(name="score")
 def score(source: Path, target: Path) -> int:
-    """Score ``source`` into ``target``, which appears whole or not at all; the number of rows.
+    """Score ``source`` into ``target``, which is complete or absent; returns the number of rows.
 
     Raises:
         LookupError: if no version is champion.
         ValueError: if the file lacks an input of the model.
     """
-    from ontime import registry
-
     settings = Settings()
     version = registry.resolve(settings, registry.CHAMPION)
     if version is None:
         raise LookupError("nothing to score with: no version is champion; run `make train promote`")
     model = registry.load(settings, version)
     inputs = [*model.spec.numeric, *model.spec.categorical]
-    unfinished = target.with_name(f"{target.name}.unfinished")
+    n_rows = 0
     with parquet.ParquetFile(source) as file:
-        names = file.schema_arrow.names
-        if absent := [name for name in inputs if name not in names]:
+        columns = file.schema_arrow
+        if missing := [name for name in inputs if name not in columns.names]:
             raise ValueError(
-                f"a file to score holds every input of the model, NaN where missing; {source} "
-                f"lacks {len(absent)} of {len(inputs)}: {absent[:10]}"
+                f"a file to score must have every input of the model, NaN where missing; {source} "
+                f"lacks {len(missing)} of {len(inputs)}: {missing[:10]}"
             )
-        kept = [name for name in names if name not in model.spec.numeric]
-        answers = [("probability_late", arrow.float64()), ("uncertainty", arrow.float64())]
-        schema = arrow.schema(
-            [*(file.schema_arrow.field(name) for name in kept), *answers,
-             ("model_version", arrow.string())]
-        )  # fmt: skip
-        done = 0
-        with parquet.ParquetWriter(unfinished, schema) as writer:
-            for batch in file.iter_batches(ROWS_AT_ONCE):
+        kept = [column for column in columns if column.name not in model.spec.numeric]
+        schema = arrow.schema([*kept, *OUTPUTS.items()])
+        with atomic_write(target) as temporary, parquet.ParquetWriter(temporary, schema) as writer:
+            for batch in file.iter_batches(BATCH_ROWS):
                 members = model.predict_members(batch.select(inputs).to_pandas())
-                columns = {
-                    "probability_late": members.mean(axis=1),
+                probability = members.mean(axis=1)
+                outputs = {
+                    "probability": probability,
                     "uncertainty": members.std(axis=1),
+                    "decision": probability >= model.metadata["threshold"],
                     "model_version": [version] * len(batch),
                 }
-                given = {name: batch.column(name) for name in kept}
-                writer.write_batch(arrow.RecordBatch.from_pydict(given | columns, schema))
-                done += len(batch)
-                print(f"\r  {done:,} of {file.metadata.num_rows:,} flights", end="", flush=True)
-    unfinished.replace(target)
+                given = {column.name: batch.column(column.name) for column in kept}
+                writer.write_batch(arrow.RecordBatch.from_pydict(given | outputs, schema))
+                n_rows += len(batch)
+                print(
+                    f"\r  {n_rows:,} of {file.metadata.num_rows:,} {INSTANCES}", end="", flush=True
+                )
     print(f"\n  scored by version {version}: {target}")
-    return done
+    return n_rows
 
 
 def main() -> None:

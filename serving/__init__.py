@@ -1,1 +1,1 @@
-"""The port: one HTTP API that answers from the champion and logs before it answers."""
+"""The HTTP API: predicts with the champion, and logs each prediction before it responds."""

@@ -1,134 +1,131 @@
 """The HTTP API. Run it with ``uvicorn --factory serving.app:create_app``.
 
-Endpoints are plain functions that FastAPI runs in its thread pool: Feast's SQLite and Redis clients
-and the log block, and measured no faster as coroutines. Importing this module is light; Feast,
-MLflow and torch are imported at the start, and only by the parts that are not given.
+Endpoints are plain functions in FastAPI's thread pool: Feast's SQLite and Redis clients and the
+prediction log block, and coroutines measured no faster. Importing this module loads neither Feast
+nor MLflow nor torch.
 """
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI, Header, Request
+from fastapi import APIRouter, FastAPI
 from fastapi.responses import FileResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from ontime.prediction_log import PredictionLog
+from ontime.problem import QUESTION
 from ontime.settings import Settings
+from ontime.storage.prediction_log import PredictionLog
+from ontime.storage.schema import LoggedOutcome
 from serving import errors
-from serving.champion import Champion
+from serving.dependencies import (
+    AppStateDep,
+    IdempotencyKey,
+    TraceIdDep,
+    build_app_state,
+    run_background_tasks,
+)
 from serving.model_loader import Model, Registry
-from serving.observability import Metrics, RequestLog, configure_logging
+from serving.observability import Metrics, RequestLoggingMiddleware, configure_logging
 from serving.predictor import FeatureReader
 from serving.reports import find_report, list_reports
-from serving.room import Room, following, open_room
 from serving.schemas import (
-    ErrorAnswer,
-    ExplainAnswer,
+    PROBLEM,
+    DeploymentRow,
     ExplainRequest,
-    HistoryRow,
-    ModelAnswer,
-    OutcomesAnswer,
+    ExplainResponse,
+    ModelResponse,
     OutcomesRequest,
-    PredictAnswer,
+    OutcomesResponse,
     PredictRequest,
-    ReloadAnswer,
+    PredictResponse,
+    ReloadResponse,
     Report,
 )
 
-
-async def _room(request: Request) -> Room:  # a coroutine, or it would cost a trip to a thread
-    room: Room = request.app.state.room
-    return room
+routes = APIRouter(responses={422: PROBLEM, 503: PROBLEM})
 
 
-async def _trace_id(request: Request) -> str:
-    trace_id: str = request.state.trace_id
-    return trace_id
-
-
-RoomHere = Annotated[Room, Depends(_room)]
-TraceId = Annotated[str, Depends(_trace_id)]
-IdempotencyKey = Annotated[str | None, Header(pattern=r"^[A-Za-z0-9._:-]{1,100}$")]
-
-routes = APIRouter(responses={422: {"model": ErrorAnswer}, 503: {"model": ErrorAnswer}})
-
-
-@routes.post("/predict", responses={409: {"model": ErrorAnswer}})
+@routes.post("/predict", responses={409: PROBLEM})
 def predict(
     request: PredictRequest,
-    room: RoomHere,
-    trace_id: TraceId,
+    state: AppStateDep,
+    trace_id: TraceIdDep,
     idempotency_key: IdempotencyKey = None,
-) -> PredictAnswer:
-    """How likely is each flight to arrive 15 or more minutes late, or not at all?"""
-    return room.predictor.answer(request, idempotency_key, trace_id)
+) -> PredictResponse:
+    """The probability of the positive label, and the decision, for each instance."""
+    return state.predictor.predict(request, idempotency_key, trace_id)
 
 
 @routes.post("/explain")
-def explain(request: ExplainRequest, room: RoomHere) -> ExplainAnswer:
-    """What each group of inputs adds to one flight's probability (Shapley values, 0.2 s)."""
-    return room.predictor.explain(request)
+def explain(request: ExplainRequest, state: AppStateDep) -> ExplainResponse:
+    """The contribution of each group of inputs to one probability (Shapley values, 0.2 s)."""
+    return state.predictor.explain(request)
 
 
 @routes.post("/outcomes")
-def outcomes(request: OutcomesRequest, room: RoomHere) -> OutcomesAnswer:
-    """What happened; idempotent by flight, the first report stands."""
-    counts = room.log.record_outcomes([outcome.as_logged() for outcome in request.outcomes])
-    newest = max(outcome.known_at for outcome in request.outcomes)
-    room.metrics.newest_outcome.set(newest.timestamp())
-    room.metrics.reported(counts)
-    return OutcomesAnswer.model_validate(counts)
+def outcomes(request: OutcomesRequest, state: AppStateDep) -> OutcomesResponse:
+    """Report labels. Idempotent by instance: the first report of an outcome is kept."""
+    counts = state.log.record_outcomes(
+        [LoggedOutcome(o.instance_id, o.label, o.details, o.known_at) for o in request.outcomes]
+    )
+    state.metrics.newest_outcome.set(max(o.known_at for o in request.outcomes).timestamp())
+    state.metrics.record_outcomes(counts)
+    return OutcomesResponse.model_validate(counts)
 
 
 @routes.get("/model")
-def model(room: RoomHere) -> ModelAnswer:
-    """The version that serves, and what went wrong following the alias, if anything did."""
-    return describe(room.champion)
+def model(state: AppStateDep) -> ModelResponse:
+    """The deployed version, and the error of the last sync with the registry, if it failed."""
+    about: dict[str, Any] = {}
+    if (deployed := state.manager.deployed) is not None:
+        about = {"model_version": deployed.version, "serving_since": deployed.since}
+        about = deployed.model.metadata | about
+    return ModelResponse.model_validate(about | {"last_sync_error": state.manager.last_sync_error})
 
 
 @routes.get("/model/history")
-def history(room: RoomHere) -> list[HistoryRow]:
-    """Which version answered when, and why it changed; oldest first."""
-    return [HistoryRow.model_validate(row) for row in room.log.history()]
+def history(state: AppStateDep) -> list[DeploymentRow]:
+    """Which version was deployed when, and why it changed; oldest first."""
+    return [DeploymentRow.model_validate(row) for row in state.log.history()]
 
 
 @routes.post("/model/reload")
-def reload(room: RoomHere) -> ReloadAnswer:
-    """Follow the alias now instead of at the next poll."""
-    swapped = room.champion.follow()
-    serving = room.champion.serving
-    return ReloadAnswer(model_version=serving.version if serving else None, swapped=swapped)
+def reload(state: AppStateDep) -> ReloadResponse:
+    """Sync with the registry now instead of at the next poll."""
+    swapped = state.manager.sync_with_registry()
+    deployed = state.manager.deployed
+    return ReloadResponse(model_version=deployed.version if deployed else None, swapped=swapped)
 
 
 @routes.get("/health")
 async def health() -> dict[str, str]:
-    """The process lives."""
+    """The process runs."""
     return {"status": "alive"}
 
 
 @routes.get("/ready")
-def ready(room: RoomHere) -> dict[str, str]:
-    """A champion is loaded, the online store answers, the log answers."""
-    return {"status": "ready", "model_version": room.predictor.check()}
+def ready(state: AppStateDep) -> dict[str, str]:
+    """A champion is deployed, and the online store and the prediction log respond."""
+    return {"status": "ready", "model_version": state.predictor.check()}
 
 
 @routes.get("/metrics")
-def metrics(room: RoomHere) -> Response:
-    """For Prometheus."""
-    return Response(room.metrics.as_text(), media_type=CONTENT_TYPE_LATEST)
+def metrics(state: AppStateDep) -> Response:
+    """Metrics in Prometheus' text format."""
+    return Response(state.metrics.as_text(), media_type=CONTENT_TYPE_LATEST)
 
 
 @routes.get("/reports")
-def reports(room: RoomHere) -> list[Report]:
-    """What the monitoring wrote, newest first."""
-    return list_reports(room.settings.reports_dir)
+def reports(state: AppStateDep) -> list[Report]:
+    """Reports of the monitoring, newest first."""
+    return list_reports(state.settings.reports_dir)
 
 
-@routes.get("/reports/{name:path}", responses={404: {"model": ErrorAnswer}})
-def report(name: str, room: RoomHere) -> FileResponse:
-    return FileResponse(find_report(room.settings.reports_dir, name))
+@routes.get("/reports/{name:path}", responses={404: PROBLEM})
+def report(name: str, state: AppStateDep) -> FileResponse:
+    return FileResponse(find_report(state.settings.reports_dir, name))
 
 
 def create_app(
@@ -139,33 +136,21 @@ def create_app(
     log: PredictionLog | None = None,
     load_model: Callable[[Path], Model] | None = None,
 ) -> FastAPI:
-    """The app; every part that is not given is the real one that the settings name."""
+    """The app; tests replace production services by the arguments."""
     settings = settings or Settings()
-    numbers = Metrics()
+    app_metrics = Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.room = room = open_room(settings, numbers, features, registry, log, load_model)
-        with following(room):
+        state = build_app_state(settings, app_metrics, features, registry, log, load_model)
+        app.state.app_state = state
+        with run_background_tasks(state):
             yield
 
     configure_logging()
-    app = FastAPI(title="ontime", lifespan=lifespan)
+    app = FastAPI(title="ontime", description=QUESTION, lifespan=lifespan)
     app.include_router(routes)
-    app.add_middleware(RequestLog)
-    numbers.install(app)
+    app.add_middleware(RequestLoggingMiddleware)
+    app_metrics.install(app)
     errors.install(app)
     return app
-
-
-def describe(champion: Champion) -> ModelAnswer:
-    if (serving := champion.serving) is None:
-        return ModelAnswer(last_failure=champion.last_failure)
-    return ModelAnswer(
-        model_version=serving.version,
-        serving_since=serving.since,
-        trained_through=serving.trained_through,
-        threshold=serving.model.metadata.get("threshold"),
-        scores=serving.model.metadata.get("scores"),
-        last_failure=champion.last_failure,
-    )

@@ -1,7 +1,9 @@
-"""Errors become HTTP here and nowhere else: always rule, value and remedy, in one shape."""
+"""Exceptions become RFC 9457 problem details here and nowhere else."""
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
+from http import HTTPStatus
 from math import isfinite
 from typing import Any
 
@@ -10,95 +12,102 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from ontime.prediction_log import LogUnavailable
-from serving.champion import NoChampion
-from serving.model_loader import ModelRefused, RegistryUnavailable
+from ontime.errors import OnlineStoreUnavailable, PredictionLogUnavailable, RegistryUnavailable
+from serving.model_loader import ModelRejected
+from serving.model_manager import NoChampion
 from serving.observability import TRACE_HEADER
-from serving.predictor import FeaturesUnavailable, KeyReused
-from serving.schemas import Problem
+from serving.predictor import IdempotencyKeyConflict
+from serving.schemas import PROBLEM_JSON, FieldError, ProblemDetails
 
-SHOWN_CHARACTERS = 80  # of an offending value
-SHOWN_PROBLEMS = 20  # of one request
+MAX_VALUE_CHARACTERS = 80
+MAX_ERRORS = 20  # listed in one response
 
-# What a caller gets for an error of ours: status, and what helps.
-OURS: dict[type[Exception], tuple[int, str]] = {
+# Status and hint of the response. Its type is the exception's name: /problems/no-champion.
+ERROR_RESPONSES: dict[type[Exception], tuple[int, str]] = {
     NoChampion: (503, "run `make train` (or `make demo`), then POST /model/reload"),
-    FeaturesUnavailable: (503, "start the online store, or run `make features`, and ask again"),
-    LogUnavailable: (503, "start the log's database, or free its disk, and ask again"),
-    RegistryUnavailable: (503, "start the model registry; the model that serves goes on"),
-    ModelRefused: (503, "promote another version; the model that serves goes on"),
-    KeyReused: (409, "use a new Idempotency-Key for a new request"),
+    OnlineStoreUnavailable: (503, "start the online store, or run `make features`, and retry"),
+    PredictionLogUnavailable: (503, "start the database, or free its disk, and retry"),
+    RegistryUnavailable: (503, "start the model registry; the deployed model stays"),
+    ModelRejected: (503, "promote another version; the deployed model stays"),
+    IdempotencyKeyConflict: (409, "use a new Idempotency-Key for a new request"),
 }
 
 log = structlog.get_logger()
 
 
 def install(app: FastAPI) -> None:
-    for kind in OURS:
-        app.add_exception_handler(kind, _ours)
-    app.add_exception_handler(RequestValidationError, _refused)
-    app.add_exception_handler(HTTPException, _plain)
-    app.add_exception_handler(Exception, _unexpected)
+    for kind in ERROR_RESPONSES:
+        app.add_exception_handler(kind, _handle_domain_error)
+    app.add_exception_handler(RequestValidationError, _handle_invalid_request)
+    app.add_exception_handler(HTTPException, _handle_http_exception)
+    app.add_exception_handler(Exception, _handle_unexpected_error)
 
 
-def _ours(request: Request, error: Exception) -> Response:
-    status, remedy = next(OURS[kind] for kind in type(error).__mro__ if kind in OURS)
-    log.warning("refused", status=status, rule=str(error))
-    return _answer(status, [Problem(rule=str(error), remedy=remedy)])
+def _handle_domain_error(request: Request, error: Exception) -> Response:
+    kind = next(kind for kind in type(error).__mro__ if kind in ERROR_RESPONSES)
+    status, hint = ERROR_RESPONSES[kind]
+    log.warning("request failed", status=status, detail=str(error))
+    name = re.sub(r"\B(?=[A-Z])", "-", kind.__name__).lower()
+    return _problem(status, str(error), name, hint=hint)
 
 
-def _refused(request: Request, error: Exception) -> Response:
+def _handle_invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return _answer(422, [_problem(e) for e in error.errors()[:SHOWN_PROBLEMS]])
+    errors = [_field_error(each) for each in error.errors()]
+    detail = f"the request breaks {len(errors)} rule(s) and was rejected as a whole"
+    return _problem(422, detail, "invalid-request", errors=errors[:MAX_ERRORS])
 
 
-def _plain(request: Request, error: Exception) -> Response:
+def _handle_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return _answer(error.status_code, [Problem(rule=str(error.detail))], error.headers)
+    return _problem(error.status_code, str(error.detail), headers=error.headers)
 
 
-def _unexpected(request: Request, error: Exception) -> Response:
-    """Outside of all middleware, so that the trace id is taken from the request by hand."""
-    trace_id = request.state.trace_id
-    log.error("unexpected", exc_info=error, trace_id=trace_id)
-    problem = Problem(
-        rule="an answer that cannot be given correctly is not given",
-        remedy=f"see the log under trace_id {trace_id}",
-    )
-    return _answer(500, [problem], {TRACE_HEADER: trace_id})
+def _handle_unexpected_error(request: Request, error: Exception) -> Response:
+    trace_id = request.state.trace_id  # this handler runs outside of the middleware
+    log.error("unexpected error", exc_info=error, trace_id=trace_id)
+    detail = "an unexpected error occurred, and no prediction was returned"
+    hint = f"search the API's log for trace_id {trace_id}"
+    return _problem(500, detail, "internal-error", hint=hint, headers={TRACE_HEADER: trace_id})
 
 
-def _problem(error: Mapping[str, Any]) -> Problem:
-    """Pydantic's error as ours; `loc` is like ("body", "flights", 3, "carrier")."""
-    context = error.get("ctx", {})
+def _field_error(error: Mapping[str, Any]) -> FieldError:
+    """Pydantic's error; its `loc` is like ("body", "instances", 3, "name")."""
+    context, location = error.get("ctx", {}), error["loc"][1:]
     if error["type"] == "json_invalid":
-        return Problem(rule=f"the body is JSON; at character {error['loc'][1]}: {context['error']}")
-    names = [part for part in error["loc"][1:] if isinstance(part, str)]
-    flight = next((part for part in error["loc"] if isinstance(part, int)), None)
-    names = names if flight is None else names[1:]  # "flights" is where, not which field
-    return Problem(
-        rule=error["msg"],
-        field=_shown(".".join(names)) or None,
-        flight=flight,
-        value=_shown(context.get("value", error.get("input"))),
+        return FieldError(detail=f"the body is JSON; character {location[0]}: {context['error']}")
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    return FieldError(
+        field=_truncate(path.removeprefix(".")) or None,
+        detail=error["msg"],
+        value=_truncate(context.get("value", error.get("input"))),
     )
 
 
-def _shown(value: Any) -> Any:
-    """The value as JSON can carry it: short, and NaN as text."""
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, int) and abs(value) < 2**53:
-        return value
-    if isinstance(value, float) and isfinite(value):
-        return value
+def _truncate(value: Any) -> Any:
+    """Short scalars as JSON has them; everything else as text."""
     text = value if isinstance(value, str) else repr(value)
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
+    if len(text) > MAX_VALUE_CHARACTERS:
+        return f"{text[:MAX_VALUE_CHARACTERS]}…"
+    is_json = value is None or (isinstance(value, int | float) and isfinite(value))
+    return value if is_json else text
 
 
-def _answer(
-    status: int, problems: Sequence[Problem], headers: Mapping[str, str] | None = None
+def _problem(
+    status: int,
+    detail: str,
+    name: str = "",
+    headers: Mapping[str, str] | None = None,
+    **members: Any,
 ) -> Response:
-    body = {"errors": [problem.model_dump(exclude_none=True) for problem in problems]}
-    # json.dumps escapes what is not ASCII: a lone surrogate in a value must not break the answer.
-    return Response(json.dumps(body), status, headers, "application/json")
+    """Without a name, the status alone is the type of the problem."""
+    body = ProblemDetails(
+        type=f"/problems/{name}" if name else "about:blank",
+        title=name.replace("-", " ").capitalize() or HTTPStatus(status).phrase,
+        status=status,
+        detail=detail,
+        **members,
+    )
+    # json.dumps escapes non-ASCII characters: a value may hold a lone surrogate.
+    text = json.dumps(body.model_dump(exclude_none=True))
+    return Response(text, status, headers, PROBLEM_JSON)

@@ -1,33 +1,32 @@
-"""From a registry version to a model that may serve: copied, verified, loaded, probed, or refused.
+"""From a version in the registry to a model that may be deployed: download, load, smoke test.
 
-The probe asks recorded real questions of the prediction log, and some invented ones (also when the
-log is empty): as many answers as questions, each a probability.
+The smoke test predicts the newest logged inputs and some synthetic ones (also with an empty log).
 """
 
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
-from ontime.prediction_log import LogUnavailable, PredictionLog
-from serving.model_copies import ModelCopies
+from ontime.errors import PredictionLogUnavailable, RegistryUnavailable
+from ontime.features.spec import FeatureSpec
+from ontime.storage.prediction_log import PredictionLog
+from serving.model_cache import ModelCache
 
-if TYPE_CHECKING:  # importing it takes torch with it, which only the start may
-    from ontime.model import FeatureSpec
-
-PROBE_QUESTIONS = 256  # recorded requests that a new model is asked before it serves
-INVENTED = (np.nan, 0.0, 1.0, -1e4, 1e4)  # and rows in which every number is this
+SMOKE_TEST_ROWS = 256  # newest logged inputs
+SYNTHETIC_VALUES = (np.nan, 0.0, 1.0, -1e4, 1e4)  # one row each, with every number set to it
 
 
 class Model(Protocol):
-    """What serving needs of `ontime.model.TrainedModel`."""
+    """The part of `ontime.models.serialization.TrainedModel` that serving uses."""
 
     metadata: dict[str, Any]
 
     @property
-    def spec(self) -> "FeatureSpec": ...
+    def spec(self) -> FeatureSpec: ...
 
     def predict(self, frame: pd.DataFrame) -> np.ndarray: ...
 
@@ -35,81 +34,72 @@ class Model(Protocol):
 
 
 class Registry(Protocol):
-    """Where models come from. Both methods raise `RegistryUnavailable`."""
+    """The source of models. Both methods raise `RegistryUnavailable`."""
 
     def resolve(self, alias: str) -> str | None:
-        """The version that holds an alias."""
+        """The version that an alias names."""
 
     def download(self, version: str, to: Path) -> Path:
-        """The directory below `to` that then holds the version's files."""
+        """Copy the files of a version into the folder ``to`` and return it."""
 
 
-class RegistryUnavailable(RuntimeError):
-    """The registry did not answer in time."""
+class ModelRejected(RuntimeError):
+    """A version does not load, or fails the validation before its deployment."""
 
 
-class ModelRefused(RuntimeError):
-    """A version that does not load, or does not answer the probe as a model must."""
-
-
+@dataclass(frozen=True)
 class ModelLoader:
-    """Makes a version ready to serve: copied, verified, loaded and probed, or refused."""
+    registry: Registry
+    cache: ModelCache
+    log: PredictionLog
+    load: Callable[[Path], Model]
+    served_features: Collection[str]
 
-    def __init__(
-        self,
-        registry: Registry,
-        copies: ModelCopies,
-        log: PredictionLog,
-        load: Callable[[Path], Model],
-        served_features: Collection[str],
-    ) -> None:
-        self.registry = registry
-        self.copies = copies
-        self.log = log
-        self.load = load
-        self.served_features = frozenset(served_features)
-
-    def stage(self, version: str) -> Model:
-        """The model of a version, ready to serve.
+    def load_and_validate(self, version: str) -> Model:
+        """The model of a version, ready to be deployed.
 
         Raises:
-            ModelRefused: if it does not load or fails the probe; its copy is removed.
+            ModelRejected: if it does not load or is invalid; its cached copy is deleted.
             RegistryUnavailable: if it has to be downloaded and cannot be.
         """
-        questions = self.log.recent_questions(PROBE_QUESTIONS)
+        recorded = self.log.recent_inputs(SMOKE_TEST_ROWS)
         try:
-            model = self.load(self.copies.fetch(version, self._download(version)))
-            self._check_features(model)
-            probe(model, questions)
-        except (RegistryUnavailable, LogUnavailable):
+            model = self.load(self.cache.fetch(version, self.registry.download))
+            self._check_metadata(model)
+            smoke_test(model, recorded)
+        except (RegistryUnavailable, PredictionLogUnavailable):
             raise
-        except Exception as error:  # an artifact can be broken in any way, and none may serve
-            self.copies.discard(version)
-            raise ModelRefused(f"version {version} may not serve: {error}") from error
+        except Exception as error:  # an artifact can be broken in any way
+            self.cache.discard(version)
+            raise ModelRejected(f"version {version} cannot be deployed: {error}") from error
         return model
 
-    def _download(self, version: str) -> Callable[[Path], Path]:
-        return lambda to: self.registry.download(version, to)
+    def _check_metadata(self, model: Model) -> None:
+        if unknown := sorted(set(model.spec.numeric) - set(self.served_features)):
+            raise ModelRejected(f"a model uses features that are served; not these: {unknown}")
+        threshold = model.metadata.get("threshold")
+        if not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
+            raise ModelRejected(f"metadata has a threshold from 0 to 1; this one is {threshold!r}")
 
-    def _check_features(self, model: Model) -> None:
-        if unknown := sorted(set(model.spec.numeric) - self.served_features):
-            raise ModelRefused(f"a model asks for features that are served; not these: {unknown}")
 
+def smoke_test(model: Model, recorded: pd.DataFrame) -> None:
+    """Predict recorded and synthetic rows; each result must be a probability.
 
-def probe(model: Model, recorded: pd.DataFrame) -> None:
-    """Ask recorded questions and some invented ones; every answer must be a probability.
+    A feature that is not in the recorded rows is missing (NaN).
 
-    A feature that was not recorded yet is missing (NaN) in the recorded questions.
+    Raises:
+        ModelRejected: if the number of results differs, or one is not from 0 to 1.
     """
     numeric, categorical = list(model.spec.numeric), list(model.spec.categorical)
-    invented = pd.DataFrame(dict.fromkeys(numeric, INVENTED), dtype=np.float32)
-    invented[categorical] = "never seen"
-    recorded = recorded.reindex(columns=[*numeric, *categorical])
-    questions = pd.concat([recorded, invented]) if len(recorded) else invented
-    questions = questions.astype(dict.fromkeys(numeric, np.float32))
-    answers = np.asarray(model.predict(questions.reset_index(drop=True)), dtype=float)
-    if answers.shape != (len(questions),):
-        raise ModelRefused(f"{len(questions)} questions have as many answers, not {answers.shape}")
-    if not ((answers >= 0) & (answers <= 1)).all():  # NaN is neither
-        worst = answers[~((answers >= 0) & (answers <= 1))][0]
-        raise ModelRefused(f"an answer is a probability from 0 to 1; the probe got {worst}")
+    rows = pd.DataFrame(dict.fromkeys(numeric, SYNTHETIC_VALUES), dtype=np.float32)
+    rows[categorical] = "unknown category"
+    if len(recorded):
+        recorded = recorded.reindex(columns=rows.columns)
+        recorded = recorded.astype(dict.fromkeys(numeric, np.float32))
+        rows = pd.concat([recorded, rows], ignore_index=True)
+    predicted = np.asarray(model.predict(rows), dtype=float)
+    if predicted.shape != (len(rows),):
+        raise ModelRejected(f"{len(rows)} rows have one probability each, not {predicted.shape}")
+    invalid = ~((predicted >= 0) & (predicted <= 1))  # NaN included
+    if invalid.any():
+        raise ModelRejected(f"a probability is from 0 to 1; one was {predicted[invalid][0]}")

@@ -1,15 +1,18 @@
-"""What is counted (Prometheus) and what is written down (one JSON line a request).
+"""Prometheus metrics, and JSON log lines: one per request.
 
-Every line carries the request's `trace_id`, which also stands in the prediction log. Tracebacks
-come without local variables: those would hold addresses and passwords.
+Each line of a request has its `trace_id`, which is also in the prediction log. Tracebacks omit
+local variables, which may contain addresses and passwords.
 """
 
 import re
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections import Counter as Tally
+from collections.abc import Mapping
+from functools import partial
+from itertools import chain
 from math import nan
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from fastapi import FastAPI
@@ -19,96 +22,102 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.tracebacks import ExceptionDictTransformer
 
-from ontime.log_tables import OutcomeCounts
+from ontime.storage.schema import OutcomeCounts
+
+if TYPE_CHECKING:  # loads Feast
+    from ontime.features.online_store import OnlineRead
 
 TRACE_HEADER = "X-Request-ID"
 TRACE_ID = re.compile(r"[A-Za-z0-9._:-]{1,100}")
-QUIET = {"/health", "/ready", "/metrics"}  # asked every few seconds by machines
-LATENCY_S = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+QUIET_PATHS = {"/health", "/ready", "/metrics"}  # requested every few seconds by machines
+LATENCY_BUCKETS_S = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
-# Importing Feast switches prometheus_client to files shared between processes, which nobody here
-# collects. One process answers, so its numbers stay in its memory.
+# Importing Feast switches prometheus_client to files that several processes share, which nothing
+# collects here: the API is one process.
 values.ValueClass = values.MutexValue
 
 log = structlog.get_logger()
 
 
 class Metrics:
-    """The numbers of one app; a registry of its own lets several apps live in one process."""
+    """The metrics of one app; a registry per app allows several apps in one process."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.predictions = self._counter("predictions", "Predictions answered", "model_version")
-        self.missing = self._counter("features_missing", "Features never stored", "feature")
-        self.stale = self._counter("features_stale", "Features older than their TTL", "feature")
-        self.log_failures = self._counter("log_failures", "Requests the log refused")
-        self.store_failures = self._counter("online_store_failures", "Reads without an answer")
-        self.outcomes = self._counter("outcomes", "Outcomes reported", "result")
-        self.swaps = self._counter("champion_swaps", "Times another version began to serve")
-        self.swap_failures = self._counter("champion_failures", "Failures to follow the alias")
-        self.shadow = self._counter("shadow_requests", "Requests for the challenger", "result")
-        self.age = self._gauge("feature_age_seconds", "Oldest row of the last request", "view")
-        # On the clock of the questions. Their difference is how far the labels lag behind.
-        self.newest_question = self._gauge("newest_question_seconds", "Latest as_of asked about")
-        self.newest_outcome = self._gauge("newest_outcome_seconds", "Latest known_at reported")
-        self.looked_at = self._gauge("monitoring_seconds", "When the monitoring last looked")
-        self.monitored = self._gauge("monitored", "What the monitoring last saw", "figure")
-        self.champion = self._gauge(
-            "champion_info",
-            "1 for the version that serves, 0 for those before",
-            "model_version",
-            "trained_through",
-        )
-        self._serving: Gauge | None = None
-        self._shown: set[str] = set()  # figures of the monitoring
+        counter = partial(Counter, namespace="ontime", registry=self.registry)
+        self.predictions = counter("predictions", "Predictions returned", ["model_version"])
+        self.missing = counter("features_missing", "Features without a value", ["feature"])
+        self.stale = counter("features_stale", "Features older than their TTL", ["feature"])
+        self.log_failures = counter("prediction_log_failures", "Requests that were not logged")
+        self.store_failures = counter("online_store_failures", "Failed reads of the online store")
+        self.outcomes = counter("outcomes", "Outcomes reported", ["result"])
+        self.swaps = counter("model_swaps", "Deployments of another model version")
+        self.reload_failures = counter("model_reload_failures", "Failed syncs with the registry")
+        self.shadow = counter("shadow_requests", "Requests for the challenger", ["result"])
+        gauge = partial(Gauge, namespace="ontime", registry=self.registry)
+        self.age = gauge("feature_age_seconds", "Oldest row of the last request", ["view"])
+        # Both on the clock of as_of; their difference is the label delay.
+        self.newest_request = gauge("newest_prediction_request_seconds", "Last as_of requested")
+        self.newest_outcome = gauge("newest_outcome_seconds", "Last known_at reported")
+        last_run = "monitoring_last_run_timestamp_seconds"
+        self.monitored_at = gauge(last_run, "Time of the last monitoring run")
+        self.model_metric = gauge("model_metric", "Value from the last monitoring run", ["metric"])
+        labels = ["model_version", "trained_through"]
+        self.champion = gauge("champion_info", "1 for the deployed version, else 0", labels)
+        self._deployed: Gauge | None = None
+        self._published: set[str] = set()  # label values of `model_metric`
 
-    def serves(self, version: str, trained_through: str | None) -> None:
-        if self._serving is not None:
-            self._serving.set(0)
-        self._serving = self.champion.labels(version, trained_through or "")
-        self._serving.set(1)
+    def record_swap(self, version: str, trained_through: str | None) -> None:
+        if self._deployed is not None:
+            self._deployed.set(0)
+        self._deployed = self.champion.labels(version, trained_through or "")
+        self._deployed.set(1)
         self.swaps.inc()
 
-    def reported(self, counts: OutcomeCounts) -> None:
+    def record_predictions(self, version: str, read: "OnlineRead") -> None:
+        self.predictions.labels(version).inc(len(read.frame))
+        for counter, rows in ((self.missing, read.missing), (self.stale, read.stale)):
+            for name, n in Tally(chain.from_iterable(rows)).items():
+                counter.labels(name).inc(n)
+        for view, seconds in read.age_seconds.items():
+            self.age.labels(view).set(seconds)
+
+    def record_outcomes(self, counts: OutcomeCounts) -> None:
         for result in ("accepted", "duplicates", "contradictions", "never_predicted"):
             self.outcomes.labels(result).inc(getattr(counts, result))
 
-    def looked(self, decision: Mapping[str, Any]) -> None:
-        """The figures of a row of the decision log."""
-        self.looked_at.set(decision["decided_at"].timestamp())
-        seen = {name: v for name, v in _figures(decision["evidence"]) if v is not None}
-        for name in self._shown - seen.keys():
-            self.monitored.labels(name).set(nan)  # no figure, and no old one
-        for name, value in seen.items():
-            self.monitored.labels(name).set(value)
-        self._shown |= seen.keys()
+    def update_monitoring_metrics(self, decision: Mapping[str, Any]) -> None:
+        """Publish the evidence of a row of the decision log; NaN replaces a value that is gone."""
+        self.monitored_at.set(decision["decided_at"].timestamp())
+        found = _model_metrics(decision["evidence"])
+        for name in self._published - found.keys():
+            self.model_metric.labels(name).set(nan)
+        for name, value in found.items():
+            self.model_metric.labels(name).set(value)
+        self._published |= found.keys()
 
     def install(self, app: FastAPI) -> None:
-        instrumentator = Instrumentator(excluded_handlers=sorted(QUIET), registry=self.registry)
-        instrumentator.instrument(app, latency_lowr_buckets=LATENCY_S)
+        """Measure the latency of every request."""
+        instrumentator = Instrumentator(
+            excluded_handlers=sorted(QUIET_PATHS), registry=self.registry
+        )
+        instrumentator.instrument(app, latency_lowr_buckets=LATENCY_BUCKETS_S)
 
     def as_text(self) -> bytes:
         return generate_latest(self.registry)
 
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(f"ontime_{name}", text, labels, registry=self.registry)
 
-    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
-        return Gauge(f"ontime_{name}", text, labels, registry=self.registry)
-
-
-def _figures(evidence: Mapping[str, Any]) -> Iterator[tuple[str, float | None]]:
-    seen, drift = evidence["performance"], evidence["drift"] or {}
-    for name, estimate in seen["scores"].items():
-        yield name, estimate["value"]
-    for name in ("label_coverage", "late_share", "mean_prediction"):
-        yield name, seen[name]
-    yield "share_drifted", drift.get("share_drifted")
-    yield "prediction_drift", drift.get("prediction")
+def _model_metrics(evidence: Mapping[str, Any]) -> dict[str, float]:
+    performance, drift = evidence["performance"], evidence["drift"] or {}
+    found = {name: estimate["value"] for name, estimate in performance["scores"].items()}
+    found |= {n: performance[n] for n in ("label_coverage", "positive_rate", "mean_prediction")}
+    found["share_drifted"] = drift.get("share_drifted")
+    found["prediction_drift"] = drift.get("prediction")
+    return {name: value for name, value in found.items() if value is not None}
 
 
-class RequestLog:
-    """ASGI middleware: gives a request its trace id and writes one line when it is answered."""
+class RequestLoggingMiddleware:
+    """ASGI middleware: sets the trace id of each request, and logs the request when it ends."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -128,23 +137,23 @@ class RequestLog:
                 MutableHeaders(scope=message)[TRACE_HEADER] = trace_id
             await send(message)
 
-        began = time.perf_counter()
+        start = time.perf_counter()
         with structlog.contextvars.bound_contextvars(trace_id=trace_id):
             try:
                 await self.app(scope, receive, send_with_id)
             finally:
-                if scope["path"] not in QUIET:
-                    ms = round((time.perf_counter() - began) * 1e3, 2)
-                    what = {"method": scope["method"], "path": scope["path"]}
-                    log.info("answered", **what, status=status, ms=ms)
+                if scope["path"] not in QUIET_PATHS:
+                    ms = round((time.perf_counter() - start) * 1e3, 2)
+                    what = {"method": scope["method"], "path": scope["path"], "status": status}
+                    log.info("request completed", **what, duration_ms=ms)
 
 
 def configure_logging() -> None:
-    steps: list[Any] = [
+    processors: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
         structlog.processors.JSONRenderer(),
     ]
-    structlog.configure(processors=steps)
+    structlog.configure(processors=processors)

@@ -1,4 +1,4 @@
-"""The reports of the monitoring, served as they lie: HTML to look at, JSON to decide from."""
+"""Reports that monitoring wrote, as files: HTML for people, JSON for programs."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -7,11 +7,11 @@ from starlette.exceptions import HTTPException
 
 from serving.schemas import Report
 
-KINDS = {".html", ".json"}
+SUFFIXES = {".html", ".json"}
 
 
 def list_reports(folder: Path) -> list[Report]:
-    """Newest first; names are paths below the folder."""
+    """Newest first; names are paths relative to the folder."""
     found = [
         Report(
             name=path.relative_to(folder).as_posix(),
@@ -19,22 +19,22 @@ def list_reports(folder: Path) -> list[Report]:
             modified_at=datetime.fromtimestamp(path.stat().st_mtime, UTC),
         )
         for path in folder.rglob("*")
-        if path.suffix in KINDS and path.is_file()
+        if path.suffix in SUFFIXES and path.is_file()
     ]
     return sorted(found, key=lambda report: report.modified_at, reverse=True)
 
 
 def find_report(folder: Path, name: str) -> Path:
-    """The file of a report; nothing outside the folder, and nothing but reports.
+    """The file of a report.
 
     Raises:
-        HTTPException: 404, whatever the reason: what lies elsewhere is not for asking.
+        HTTPException: 404 for every other name, also of a file outside the folder.
     """
     try:
         path = (folder / name).resolve()
-        found = path.is_relative_to(folder.resolve()) and path.suffix in KINDS and path.is_file()
-    except (OSError, ValueError):  # a name too long, or with a zero byte in it
+        found = path.is_relative_to(folder.resolve()) and path.suffix in SUFFIXES and path.is_file()
+    except (OSError, ValueError):  # the name is too long, or has a null byte
         found = False
     if not found:
-        raise HTTPException(404, f"a report is one of GET /reports; {name!r} is none")
+        raise HTTPException(404, f"GET /reports lists the reports; {name!r} is not one of them")
     return path

@@ -1,207 +1,90 @@
-"""What may be asked and what is answered: the rules of a request, each with its own message.
+"""Request and response bodies of the HTTP API.
 
-A request that breaks a rule anywhere is refused whole, naming the flight, the rule and the value.
-JSON is taken strictly: no number for a time, no true for 1, no NaN, no field we do not know.
-Times are ISO 8601 with an offset and become UTC here.
+Requests are parsed strictly: an unknown field, a number as text or a time without an offset is an
+error, and one invalid instance rejects the whole request.
 """
 
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Literal, LiteralString, Self
+from datetime import UTC, datetime
+from functools import partial
+from typing import Annotated, Any
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    Strict,
-    ValidationInfo,
-    WithJsonSchema,
-    model_validator,
-)
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, WithJsonSchema
 
-from ontime.flights import KNOWN_CARRIERS, KNOWN_DESTINATIONS, KNOWN_ORIGINS, flight_id
-from ontime.log_tables import Outcome
+from ontime.data.api_types import StrictModel, UtcTime
+from ontime.problem import Instance, Outcome
 
-MAX_FLIGHTS = 512  # a request stays below a tenth of a second
-MAX_OUTCOMES = 5_000  # a busy day and a half of all three airports
-LONGEST_BLOCK = timedelta(hours=24)  # the longest in the data is 11 h 40 min
-FIRST_MOMENT = datetime(2000, 1, 1, tzinfo=UTC)  # outside, a time is a slip, and arithmetic on it
-LAST_MOMENT = datetime(2100, 1, 1, tzinfo=UTC)  # may leave the range that pandas can hold
-DELAY_MIN = (-24 * 60, 7 * 24 * 60)  # a day early to a week late
+MAX_INSTANCES = 512  # predicted within a tenth of a second
+MAX_OUTCOMES = 5_000  # written in one transaction
 
 
-def _utc_moment(value: object) -> datetime:
-    try:
-        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
-    except ValueError:
-        moment = None
-    if moment is None:
-        raise PydanticCustomError("moment", "a time is ISO 8601 text, like 2013-05-01T14:05-04:00")
-    if moment.tzinfo is None:
-        raise PydanticCustomError("offset", "a time has an offset, like 14:05-04:00 or 18:05Z")
-    if not FIRST_MOMENT <= moment <= LAST_MOMENT:
-        raise PydanticCustomError("range", "a time lies between 2000 and 2100")
-    return moment.astimezone(UTC)
+def _check_as_of(instance: Instance, info: ValidationInfo) -> Instance:
+    if (as_of := info.data.get("as_of")) is not None:  # absent where it is invalid itself
+        instance.check_as_of(as_of)
+    return instance
 
 
-def _broken(kind: LiteralString, rule: LiteralString, span: timedelta) -> PydanticCustomError:
-    """A rule between two times; the value that breaks it is what lies between them."""
-    return PydanticCustomError(kind, rule, {"value": f"{span.total_seconds() / 60:+.0f} min"})
+AsOf = Annotated[UtcTime, Field(default_factory=partial(datetime.now, UTC))]
+PredictableInstance = Annotated[Instance, AfterValidator(_check_as_of)]
 
 
-def _member_of(known: frozenset[str], what: str) -> Callable[[str], str]:
-    def check(value: str) -> str:
-        if value not in known:
-            examples = ", ".join(sorted(known)[:4])
-            raise PydanticCustomError(
-                "unknown", f"the {what} is one of the {len(known)} in the data, like {examples}"
-            )
-        return value
+class PredictRequest(StrictModel):
+    """Instances to predict from what was known at `as_of` (default: now)."""
 
-    return check
+    as_of: AsOf  # before the instances, which are validated against it
+    instances: Annotated[list[PredictableInstance], Field(min_length=1, max_length=MAX_INSTANCES)]
 
 
-Moment = Annotated[
-    datetime,
-    BeforeValidator(_utc_moment),
-    WithJsonSchema({"type": "string", "format": "date-time", "example": "2013-05-01T14:05-04:00"}),
-]
-Carrier = Annotated[str, AfterValidator(_member_of(KNOWN_CARRIERS, "carrier"))]
-Origin = Annotated[str, AfterValidator(_member_of(KNOWN_ORIGINS, "origin"))]
-Destination = Annotated[str, AfterValidator(_member_of(KNOWN_DESTINATIONS, "destination"))]
-FlightNumber = Annotated[int, Strict(), Field(ge=1, le=9999)]
-Tail = Annotated[str, Field(pattern=r"^[A-Z0-9-]{2,10}$")]
-
-
-class Strictly(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Flight(Strictly):
-    """A scheduled departure from New York."""
-
-    carrier: Carrier
-    flight: FlightNumber
-    origin: Origin
-    dest: Destination
-    tailnum: Tail | None
-    scheduled_departure: Moment
-    scheduled_arrival: Moment
-
-    @model_validator(mode="after")
-    def arrives_within_a_day(self) -> Self:
-        block = self.scheduled_arrival - self.scheduled_departure
-        if block <= timedelta(0):
-            raise _broken("order", "scheduled_arrival is after scheduled_departure", block)
-        if block > LONGEST_BLOCK:
-            raise _broken("block", "scheduled_arrival is 24 hours after departure at most", block)
-        return self
-
-    @property
-    def flight_id(self) -> str:
-        return flight_id(self.carrier, self.flight, self.origin, self.scheduled_departure)
-
-
-def _still_to_leave(flight: Flight, info: ValidationInfo) -> Flight:
-    as_of = info.data.get("as_of")
-    if as_of is not None and flight.scheduled_departure <= as_of:
-        ahead = flight.scheduled_departure - as_of
-        raise _broken("departed", f"scheduled_departure is after as_of, {as_of.isoformat()}", ahead)
-    return flight
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
-class PredictRequest(Strictly):
-    """Flights to judge as the world was known at `as_of` (now, if not given)."""
-
-    as_of: Moment = Field(default_factory=_now)  # first: the flights are checked against it
-    flights: Annotated[
-        list[Annotated[Flight, AfterValidator(_still_to_leave)]],
-        Field(min_length=1, max_length=MAX_FLIGHTS),
-    ]
-
-
-class PredictedFlight(BaseModel):
-    model_config = ConfigDict(from_attributes=True)  # a row of the log, new or read back
+class PredictedInstance(BaseModel):
+    model_config = ConfigDict(from_attributes=True)  # a row of the prediction log
 
     prediction_id: str
-    probability_late: float
+    probability: float
+    # probability >= the model's threshold; null in a response logged before decisions were.
+    decision: bool | None
     uncertainty: float  # standard deviation of the ensemble members' probabilities
     features_missing: list[str]
     features_stale: list[str]
 
 
-class PredictAnswer(BaseModel):
-    """In the order of the request."""
+class PredictResponse(BaseModel):
+    """Predictions in the order of the request."""
 
     model_version: str
-    predictions: list[PredictedFlight]
+    predictions: list[PredictedInstance]
 
 
-class ExplainRequest(Strictly):
-    """One flight to explain, as the world was known at `as_of` (now, if not given)."""
+class ExplainRequest(StrictModel):
+    """One instance to explain, from what was known at `as_of` (default: now)."""
 
-    as_of: Moment = Field(default_factory=_now)
-    flight: Annotated[Flight, AfterValidator(_still_to_leave)]
+    as_of: AsOf
+    instance: PredictableInstance
 
 
 class Contribution(BaseModel):
-    """What knowing a group of inputs adds to the probability."""
+    """Shapley value of one group of inputs."""
 
     group: str
     contribution: float
     inputs: dict[str, float | str | None]  # null where missing or stale
 
 
-class ExplainAnswer(BaseModel):
-    """reference_probability + the sum of the contributions = probability_late."""
+class ExplainResponse(BaseModel):
+    """probability = reference_probability + sum of the contributions."""
 
     model_version: str
-    probability_late: float
-    reference_probability: float  # the model's answer when it knows nothing of the flight
-    contributions: list[Contribution]  # the largest first
+    probability: float
+    reference_probability: float  # predicted with every input missing
+    contributions: list[Contribution]  # largest first
     features_missing: list[str]
     features_stale: list[str]
 
 
-class ReportedOutcome(Strictly):
-    """What happened to a flight, and when that became known."""
-
-    carrier: Carrier
-    flight: FlightNumber
-    origin: Origin
-    scheduled_departure: Moment
-    status: Literal["arrived", "cancelled", "diverted"]
-    arrival_delay_min: (
-        Annotated[float, Strict(), Field(ge=DELAY_MIN[0], le=DELAY_MIN[1], allow_inf_nan=False)]
-        | None
-    )
-    known_at: Moment
-
-    @model_validator(mode="after")
-    def only_an_arrival_has_a_delay(self) -> Self:
-        if (self.status == "arrived") != (self.arrival_delay_min is not None):
-            rule = "arrival_delay_min is a number if status is arrived, null otherwise"
-            raise PydanticCustomError("delay", rule)
-        return self
-
-    def as_logged(self) -> Outcome:
-        key = flight_id(self.carrier, self.flight, self.origin, self.scheduled_departure)
-        return Outcome(key, self.status, self.arrival_delay_min, self.known_at)
+class OutcomesRequest(StrictModel):
+    outcomes: Annotated[list[Outcome], Field(min_length=1, max_length=MAX_OUTCOMES)]
 
 
-class OutcomesRequest(Strictly):
-    outcomes: Annotated[list[ReportedOutcome], Field(min_length=1, max_length=MAX_OUTCOMES)]
-
-
-class OutcomesAnswer(BaseModel):
-    """accepted + duplicates + contradictions is the number of outcomes reported."""
+class OutcomesResponse(BaseModel):
+    """accepted + duplicates + contradictions = number of outcomes reported."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -209,27 +92,27 @@ class OutcomesAnswer(BaseModel):
     duplicates: int
     contradictions: int
     never_predicted: int
-    contradicting: list[str]  # flight ids whose first report stands
+    contradicting: list[str]  # instance ids; their first report is kept
 
 
-class Failure(BaseModel):
+class SyncError(BaseModel):
     at: datetime
     model_version: str | None
-    rule: str
+    detail: str
 
 
-class ModelAnswer(BaseModel):
-    """The version that serves; all null as long as there is none."""
+class ModelResponse(BaseModel):
+    """The deployed version; all null while there is none."""
 
     model_version: str | None = None
     serving_since: datetime | None = None
     trained_through: str | None = None
     threshold: float | None = None
     scores: Any = None
-    last_failure: Failure | None = None  # of following the alias; None once that worked again
+    last_sync_error: SyncError | None = None  # null after a successful sync
 
 
-class HistoryRow(BaseModel):
+class DeploymentRow(BaseModel):
     version: str
     reason: str
     trained_through: str | None
@@ -237,7 +120,7 @@ class HistoryRow(BaseModel):
     until: datetime | None
 
 
-class ReloadAnswer(BaseModel):
+class ReloadResponse(BaseModel):
     model_version: str | None
     swapped: bool
 
@@ -248,15 +131,30 @@ class Report(BaseModel):
     modified_at: datetime
 
 
-class Problem(BaseModel):
-    """One broken rule. `flight` is its index in the request, where it is about one."""
+class FieldError(BaseModel):
+    """One broken rule; `field` is a path like ``instances[3].name``."""
 
-    rule: str
     field: str | None = None
-    flight: int | None = None
+    detail: str
     value: str | int | float | bool | None = None
-    remedy: str | None = None
 
 
-class ErrorAnswer(BaseModel):
-    errors: list[Problem]
+_FIELD_ERRORS = {"type": "array", "items": FieldError.model_json_schema()}  # without a reference
+
+
+class ProblemDetails(BaseModel):
+    """An error as RFC 9457 problem details."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: Annotated[list[FieldError], WithJsonSchema(_FIELD_ERRORS)] | None = None
+    hint: str | None = None
+
+
+PROBLEM_JSON = "application/problem+json"
+# OpenAPI of an error. FastAPI's `model` would document it as application/json.
+PROBLEM: dict[str, Any] = {
+    "content": {PROBLEM_JSON: {"schema": ProblemDetails.model_json_schema()}}
+}

@@ -1,7 +1,7 @@
-"""A challenger scores live traffic in the background; its answers are logged, never returned.
+"""Shadow deployment: a challenger scores live traffic; its predictions are logged, never returned.
 
-One thread, one bounded queue: when the challenger is slower than the traffic, requests are dropped
-and counted, and the champion's answers do not wait. `ONTIME_SHADOW` switches it off.
+One thread and a bounded queue: while the challenger is slower than the traffic, requests are
+dropped and counted, and responses do not wait. `ONTIME_SHADOW` switches it off.
 """
 
 import queue
@@ -10,25 +10,25 @@ import threading
 import pandas as pd
 import structlog
 
-from ontime.prediction_log import LogUnavailable
-from serving.champion import Champion
-from serving.model_loader import Model, ModelLoader, ModelRefused, RegistryUnavailable
+from ontime.errors import PredictionLogUnavailable, RegistryUnavailable
+from serving.model_loader import Model, ModelLoader, ModelRejected
+from serving.model_manager import ModelManager
 from serving.observability import Metrics
 
 ALIAS = "challenger"
-QUEUED = 64  # requests; at 512 flights of 70 features that is below 10 MB
+QUEUE_SIZE = 64  # requests; below 10 MB with 512 instances of 70 features each
 
 log = structlog.get_logger()
 
 
 class Shadow:
-    def __init__(self, loader: ModelLoader, champion: Champion, metrics: Metrics) -> None:
+    def __init__(self, loader: ModelLoader, manager: ModelManager, metrics: Metrics) -> None:
         self.loader = loader
-        self.champion = champion
+        self.manager = manager
         self.metrics = metrics
         self._challenger: tuple[str, Model] | None = None
-        self._refused: str | None = None
-        self._waiting: queue.Queue[tuple[list[str], pd.DataFrame] | None] = queue.Queue(QUEUED)
+        self._rejected: str | None = None
+        self._queue: queue.Queue[tuple[list[str], pd.DataFrame] | None] = queue.Queue(QUEUE_SIZE)
         self._worker = threading.Thread(target=self._work, name="shadow", daemon=True)
 
     def start(self) -> None:
@@ -36,40 +36,42 @@ class Shadow:
         self._worker.start()
 
     def stop(self) -> None:
-        self._waiting.put(None)
+        self._queue.put(None)
         self._worker.join()
 
     def poll(self) -> None:
-        """Follow the alias; a challenger that is the champion has nothing to show."""
+        """Load the version that has the alias, unless it is the champion or was rejected."""
+        version = None
         try:
             version = self.loader.registry.resolve(ALIAS)
-            serving = self.champion.serving
-            if version is None or (serving and serving.version == version):
+            champion = self.manager.deployed
+            if version is None or (champion and champion.version == version):
                 self._challenger = None
-            elif version not in (self._refused, self._challenger and self._challenger[0]):
-                self._challenger = version, self.loader.stage(version)
-        except ModelRefused as error:
-            self._challenger, self._refused = None, version
-            log.warning("challenger refused", rule=str(error))
-        except (RegistryUnavailable, LogUnavailable) as error:
-            log.warning("challenger not followed", rule=str(error))
+            elif version not in (self._rejected, self._challenger and self._challenger[0]):
+                self._challenger = version, self.loader.load_and_validate(version)
+        except ModelRejected as error:
+            self._challenger, self._rejected = None, version
+            log.warning("challenger rejected", model_version=version, detail=str(error))
+        except (RegistryUnavailable, PredictionLogUnavailable) as error:
+            log.warning("challenger not loaded", model_version=version, detail=str(error))
 
-    def offer(self, prediction_ids: list[str], features: pd.DataFrame) -> None:
+    def enqueue(self, prediction_ids: list[str], features: pd.DataFrame) -> None:
+        """Score these rows in the background; drop them if the queue is full."""
         if self._challenger is None:
             return
         try:
-            self._waiting.put_nowait((prediction_ids, features))
+            self._queue.put_nowait((prediction_ids, features))
         except queue.Full:
             self.metrics.shadow.labels("dropped").inc()
 
-    def settle(self) -> None:
-        """Return when everything offered so far is scored."""
-        self._waiting.join()
+    def wait_until_idle(self) -> None:
+        """Return when every enqueued request is scored."""
+        self._queue.join()
 
     def _work(self) -> None:
-        while (request := self._waiting.get()) is not None:
+        while (request := self._queue.get()) is not None:
             self.metrics.shadow.labels(self._score(*request)).inc()
-            self._waiting.task_done()
+            self._queue.task_done()
 
     def _score(self, prediction_ids: list[str], features: pd.DataFrame) -> str:
         if (challenger := self._challenger) is None:
@@ -77,7 +79,7 @@ class Shadow:
         version, model = challenger
         try:
             self.loader.log.record_shadow(version, prediction_ids, model.predict(features))
-        except Exception as error:  # a challenger's failure is a result, not an accident of serving
-            log.warning("shadow failed", model_version=version, rule=str(error))
+        except Exception as error:  # a failing challenger is a result, and must not end the thread
+            log.warning("shadow scoring failed", model_version=version, detail=str(error))
             return "failed"
         return "scored"

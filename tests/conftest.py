@@ -1,36 +1,41 @@
-"""What every test stands on: folders of its own, one thread, and eight real weeks of 2013.
+"""Shared fixtures: temporary folders, one thread, and the first eight weeks of the source.
 
 The environment is set before any test module is imported: Prefect reads its home, MLflow its
-switches and `feature_repo.definitions` the settings at import. Whatever a developer has in `.env`
-or exported as ``ONTIME_*`` does not reach the tests. Heavy packages are imported by the fixtures
-that need them, so that a test file without data starts at once.
+switches and `feature_repo.definitions` the settings at import. A developer's ``.env`` and exported
+``ONTIME_*`` variables do not reach the tests. Fixtures import heavy packages themselves, so that a
+test file without data starts at once.
 """
 
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING
 
+import pandas as pd
 import pytest
 import torch
 
+from ontime.data.tables import Table, read_table, write_table
+from ontime.problem import SOURCE_TABLES, VIEWS, read_source
+from ontime.problem import examples as requests_of
 from ontime.settings import Settings
 
 if TYPE_CHECKING:
-    import pandas as pd
     from feast import FeatureStore
+
+    from ontime.features.online_store import OnlineFeatures
 
 HOME = Path(mkdtemp(prefix="ontime-tests-"))
 for name in [name for name in os.environ if name.startswith("ONTIME_")]:
     del os.environ[name]
 Settings.model_config["env_file"] = None
 os.environ |= {
-    "ONTIME_VAR": str(HOME / "var"),
+    "ONTIME_DATA_DIR": str(HOME / "var"),
     "PREFECT_HOME": str(HOME / "prefect"),
     "PREFECT_LOGGING_LEVEL": "WARNING",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -44,32 +49,35 @@ os.environ |= {
 time.tzset()
 torch.set_num_threads(1)
 
-# Two months of winter: storms (the 8th of February), a holiday, and no clock change.
-UNTIL = datetime(2013, 2, 26, tzinfo=UTC)
+DATASET_LENGTH = timedelta(weeks=8)
 
 
 @dataclass(frozen=True)
 class Source:
-    """The whole year: tables, how many rows each repair touched, and what was printed."""
+    """The whole source: tables, the rows that each repair touched, and the printed lines."""
 
-    tables: "dict[str, pd.DataFrame]"
+    tables: dict[str, pd.DataFrame]
     counts: dict[str, int]
     printed: list[str]
 
 
 @dataclass(frozen=True)
-class World:
-    """The first eight weeks of 2013: flights scheduled before ``until``, features up to it."""
+class Dataset:
+    """The source's first eight weeks, written as tables and feature tables.
+
+    requests: one row per prediction request. until: the end of the period and of the features.
+    store: Feast's store with the definitions applied and an empty online store.
+    """
 
     settings: Settings
-    tables: "dict[str, pd.DataFrame]"
+    tables: dict[str, pd.DataFrame]
+    requests: pd.DataFrame
+    start: datetime
     until: datetime
     store: "FeatureStore"
 
-    def rows(self, view: str) -> "pd.DataFrame":
+    def rows(self, view: str) -> pd.DataFrame:
         """The written feature rows of a view."""
-        from ontime.tables import read_table
-
         return read_table(self.settings.features_dir / f"{view}.parquet")
 
 
@@ -81,43 +89,63 @@ def _folders() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def source() -> Source:
-    """The whole year as `read_source` gives it. Not to be changed."""
-    from ontime.source import read_source
-
+    """All that `read_source` returns. Must not be changed."""
     printed: list[str] = []
     tables, counts = read_source(progress=printed.append)
     return Source(tables, counts, printed)
 
 
 @pytest.fixture(scope="session")
-def world(source: Source) -> World:
-    """Tables and feature tables written, Feast's definitions applied. Not to be changed.
-
-    The online store is empty, and whoever needs it fills it.
-    """
-    from feature_repo.definitions import DEFINITIONS
-    from ontime.feature_store import open_feature_store
-    from ontime.features.runner import write_features
-    from ontime.tables import SOURCE_TABLES, write_table
+def dataset(source: Source) -> Dataset:
+    """The first eight weeks, with tables written and Feast's definitions applied. Read-only."""
+    from feature_repo.definitions import definitions
+    from ontime.features.builder import write_features
+    from ontime.features.feast_config import open_feature_store
 
     settings = Settings()
-    flights, weather, aircraft = (source.tables[table.name] for table in SOURCE_TABLES)
+    start = requests_of(source.tables).event_timestamp.min().floor("D").to_pydatetime()
+    until = start + DATASET_LENGTH
     tables = {
-        "flights": flights[flights.scheduled_departure < UNTIL].reset_index(drop=True),
-        "weather": weather[weather.known_at <= UNTIL].reset_index(drop=True),
-        "aircraft": aircraft,
+        table.name: before(until, source.tables[table.name], table) for table in SOURCE_TABLES
     }
     for table in SOURCE_TABLES:
         write_table(tables[table.name], table, settings.tables_dir / f"{table.name}.parquet")
-    write_features(tables, UNTIL, settings.features_dir, progress=lambda line: None)
+    write_features(tables, settings.features_dir, progress=lambda line: None, until=until)
     store = open_feature_store(settings)
-    store.apply(DEFINITIONS)
-    return World(settings, tables, UNTIL, store)
+    store.apply(definitions(settings.features_dir))
+    return Dataset(settings, tables, requests_of(tables), start, until, store)
+
+
+def before(until: datetime, rows: pd.DataFrame, table: Table) -> pd.DataFrame:
+    """The rows whose own time, the table's first timestamp column, is before ``until``."""
+    stamps = [name for name, column in table.columns.items() if column.dtype == "timestamp"]
+    return rows[rows[stamps[0]] < until].reset_index(drop=True) if stamps else rows
 
 
 @pytest.fixture(scope="session")
-def examples(world: World) -> "pd.DataFrame":
-    """The world's training examples, from Feast's historical join. Not to be changed."""
-    from ontime.dataset import build_examples
+def examples(dataset: Dataset) -> pd.DataFrame:
+    """The dataset's training examples, from Feast's historical join. Read-only."""
+    from ontime.features.historical import build_examples
 
-    return build_examples(world.store, world.tables["flights"])
+    return build_examples(dataset.store, dataset.requests)
+
+
+@pytest.fixture(scope="session")
+def online_store_at(
+    dataset: Dataset, tmp_path_factory: pytest.TempPathFactory
+) -> "Callable[[datetime], OnlineFeatures]":
+    """Opens a new online store that holds the feature rows known at a moment."""
+    from feature_repo.definitions import definitions
+    from ontime.features.feast_config import open_feature_store
+    from ontime.features.online_store import OnlineFeatures, write_online
+
+    def fill(as_of: datetime) -> OnlineFeatures:
+        folder = tmp_path_factory.mktemp("online")
+        store = open_feature_store(dataset.settings.model_copy(update={"data_dir": folder}))
+        store.apply(definitions(dataset.settings.features_dir))
+        for view in VIEWS:
+            rows = dataset.rows(view.name)
+            write_online(store, view, rows[rows.event_timestamp <= as_of])
+        return OnlineFeatures(store)
+
+    return fill

@@ -1,1 +1,1 @@
-"""ontime: how likely is this flight to arrive 15 or more minutes late, asked two hours before?"""
+"""The library: a prediction problem, its features, models, evaluation, registry and logs."""

@@ -1,6 +1,6 @@
-"""The compose file, up: a project of its own on ports of its own, and taken down at the end.
+"""The running compose stack: a project of its own on free ports, taken down at the end.
 
-A person's running stack (project `ontime`) is left alone. What was measured is written to
+A running stack of the project `ontime` is not touched. All measurements are written to
 ``var/reports/e2e.json`` of the repository.
 """
 
@@ -12,37 +12,32 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from datetime import datetime, timedelta
 from typing import Any
 
 import httpx
+import pandas as pd
 import pytest
 import yaml
 
+from ontime.problem import DEMO_START, examples, read_source, request_of
+from ontime.settings import ROOT
 from tests.integration.conftest import free_port
 
-ROOT = Path(__file__).resolve().parents[2]
 PORTS = ("API", "MLFLOW", "PREFECT", "EVIDENTLY", "PROMETHEUS", "GRAFANA")
-UP_WITHIN_S = 900.0  # the aim is 180 on two quiet cores; this only ends a run that hangs
+UP_WITHIN_S = 900.0  # ends a run that hangs; the aim is 180 on two idle cores
 REVISION = "the-commit-under-test"
 REPORT = ROOT / "var" / "reports" / "e2e.json"
-FLIGHT = {
-    "carrier": "UA",
-    "flight": 1545,
-    "origin": "EWR",
-    "dest": "IAH",
-    "tailnum": "N14228",
-    "scheduled_departure": "2013-05-01T08:00:00-04:00",
-    "scheduled_arrival": "2013-05-01T10:40:00-05:00",
-}
-QUESTION = {"as_of": "2013-05-01T00:00:00Z", "flights": [FLIGHT]}
+# A part of the demo: long enough for a retrain.
+REPLAY_END = DEMO_START + timedelta(days=54)
 
 
 @dataclass
 class Stack:
-    """docker compose, and the ways in from outside."""
+    """docker compose, and clients of its services."""
 
     env: dict[str, str]
+    request: dict[str, Any]  # a prediction request of one instance, at the start of the demo
     measured: dict[str, Any] = field(default_factory=dict)
 
     def compose(self, *arguments: str, check: bool = True) -> str:
@@ -67,7 +62,7 @@ class Stack:
         return dict(json.loads(found)[0])
 
     def lines(self, service: str) -> list[str]:
-        """What a container has written."""
+        """The log of a container."""
         command = ["docker", "logs", self.state(service)["Id"]]
         both = subprocess.run(
             command, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -78,9 +73,9 @@ class Stack:
         return bool(self.state(service)["State"]["Health"]["Status"] == "healthy")
 
     def crash(self, service: str) -> float:
-        """Every process of a container but its init, at once; seconds until it is healthy again.
+        """Kill every process of a container but its init; seconds until it is healthy again.
 
-        Nobody starts it: Docker does, because it ended without being asked to.
+        Docker restarts it, because it was not stopped by a command.
         """
         before = self.state(service)["RestartCount"]
         self.compose("exec", "-T", service, "sh", "-c", "kill -9 -1", check=False)
@@ -89,10 +84,10 @@ class Stack:
         wait_until(back, 120, f"{service} healthy again")
         return time.monotonic() - began
 
-    def ask(self, key: str, timeout: float = 30) -> httpx.Response:
+    def predict(self, key: str, timeout: float = 30) -> httpx.Response:
         headers = {"Idempotency-Key": key}
         return httpx.post(
-            f"{self.url('API')}/predict", json=QUESTION, headers=headers, timeout=timeout
+            f"{self.url('API')}/predict", json=self.request, headers=headers, timeout=timeout
         )
 
     def sql(self, query: str) -> list[list[str]]:
@@ -106,11 +101,11 @@ class Stack:
         self.compose("exec", "-T", "--user", "postgres", "postgres", "sh", "-c", script)
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        """What Prometheus says now."""
-        answer = httpx.get(
+        """The present value of an expression in Prometheus."""
+        response = httpx.get(
             f"{self.url('PROMETHEUS')}/api/v1/query", params={"query": expression}, timeout=10
         ).raise_for_status()
-        return list(answer.json()["data"]["result"])
+        return list(response.json()["data"]["result"])
 
     def fires(self, alert: str) -> bool:
         return bool(self.query(ALERTS[alert]))
@@ -120,38 +115,45 @@ RULES = yaml.safe_load((ROOT / "infra/prometheus/alerts.yml").read_text())
 ALERTS = {rule["alert"]: rule["expr"] for group in RULES["groups"] for rule in group["rules"]}
 
 
-def wait_until(fact: Callable[[], bool], seconds: float, what: str) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None:
     deadline = time.monotonic() + seconds
-    while not fact():
+    while not condition():
         assert time.monotonic() < deadline, f"after {seconds} s still not: {what}"
         time.sleep(0.2)
 
 
+def prediction_request(rows: pd.DataFrame, at: datetime) -> dict[str, Any]:
+    """The request for all instances of the first prediction time at or after a moment."""
+    as_of = rows.event_timestamp[rows.event_timestamp >= at].min()
+    instances = rows[rows.event_timestamp == as_of].to_dict("records")
+    return {"as_of": as_of.isoformat(), "instances": [request_of(row) for row in instances]}
+
+
 @dataclass
 class Traffic:
-    """Clients that ask all the time, and ask again under the same key until they are answered."""
+    """Clients that predict all the time, and retry under the same key until they succeed."""
 
     stack: Stack
     name: str
     stop: threading.Event = field(default_factory=threading.Event)
-    answered: list[str] = field(default_factory=list)  # keys
+    succeeded: list[str] = field(default_factory=list)  # keys
     statuses: list[int] = field(default_factory=list)  # 0: no connection
-    seconds: list[float] = field(default_factory=list)  # of single requests
+    seconds: list[float] = field(default_factory=list)  # per request
 
     def run(self, client: int) -> None:
         number = 0
         while not self.stop.is_set():
             number += 1
             key = f"{self.name}-{client}-{number}"
-            while self._ask(key) != httpx.codes.OK:
+            while self._predict(key) != httpx.codes.OK:
                 time.sleep(0.1)
-            self.answered.append(key)
+            self.succeeded.append(key)
             time.sleep(0.02)
 
-    def _ask(self, key: str) -> int:
+    def _predict(self, key: str) -> int:
         began = time.monotonic()
         try:
-            status = self.stack.ask(key).status_code
+            status = self.stack.predict(key).status_code
         except httpx.TransportError:
             status = 0
         self.seconds.append(time.monotonic() - began)
@@ -161,28 +163,37 @@ class Traffic:
 
 @contextmanager
 def traffic(stack: Stack, name: str) -> Iterator[Traffic]:
-    """Traffic for as long as the block runs; at its end every question was answered."""
-    asking = Traffic(stack, name)
-    threads = [threading.Thread(target=asking.run, args=(client,)) for client in range(2)]
+    """Traffic for as long as the block runs; at its end every request succeeded."""
+    clients = Traffic(stack, name)
+    threads = [threading.Thread(target=clients.run, args=(client,)) for client in range(2)]
     for thread in threads:
         thread.start()
     try:
-        wait_until(lambda: len(asking.answered) > 10, 60, "answers before the fault")
-        yield asking
-        seen = len(asking.answered)
-        wait_until(lambda: len(asking.answered) > seen + 10, 60, "answers after the fault")
+        wait_until(lambda: len(clients.succeeded) > 10, 60, "responses before the fault")
+        yield clients
+        before = len(clients.succeeded)
+        wait_until(lambda: len(clients.succeeded) > before + 10, 60, "responses after the fault")
     finally:
-        asking.stop.set()
+        clients.stop.set()
         for thread in threads:
             thread.join(timeout=60)
 
 
 @pytest.fixture(scope="session")
-def stack() -> Iterator[Stack]:
+def rows() -> pd.DataFrame:
+    """All rows of `problem.examples` that can be predicted, by prediction time."""
+    tables, _ = read_source(progress=lambda line: None)
+    found = examples(tables)
+    return found[found.eligible].sort_values("event_timestamp")
+
+
+@pytest.fixture(scope="session")
+def stack(rows: pd.DataFrame) -> Iterator[Stack]:
     ports = {f"{name}_PORT": str(free_port()) for name in PORTS}
-    replay = {"REPLAY_START": "2013-05-01", "REPLAY_END": "2013-06-24"}
     names = {"COMPOSE_PROJECT_NAME": "ontime-e2e", "CODE_REVISION": REVISION}
-    stack = Stack(names | ports | replay)
+    request = prediction_request(rows, DEMO_START)
+    request["instances"] = request["instances"][:1]
+    stack = Stack(names | ports | {"REPLAY_END": f"{REPLAY_END:%Y-%m-%d}"}, request)
     began = time.monotonic()
     stack.compose("build")
     stack.measured["build_seconds"] = round(time.monotonic() - began, 1)

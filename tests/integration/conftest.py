@@ -1,9 +1,9 @@
-"""Real servers for the tests of this folder, on ports and folders of their own: Postgres, Redis, an
-S3 API and MLflow's server. They are the session's, and a test that stops one starts it again.
+"""Postgres, Redis, an S3 API and MLflow's server for the tests of this folder.
 
-The binaries `redis-server` and `postgres` are the machine's (Debian: redis-server, postgresql;
-macOS: brew install redis postgresql@17). Where they are absent a person's tests are skipped with
-that reason, and CI's fail.
+Each server runs once per session on a free port in a temporary folder; a test that stops one starts
+it again. `redis-server` and `postgres` must be installed (Debian: redis-server, postgresql; macOS:
+brew install redis postgresql@17). Without them the tests are skipped with that reason; in CI they
+fail.
 """
 
 import os
@@ -26,15 +26,15 @@ import pytest
 from redis import Redis
 from redis.exceptions import RedisError
 
-BOUND_S = 30.0
+START_TIMEOUT_S = 90.0  # MLflow's server takes 10 s, and 40 s on a loaded machine
 
 
 @dataclass
 class Server:
-    """A process of the machine that can be killed, frozen and started again on the same data."""
+    """A process that can be killed, suspended and started again on the same data."""
 
     command: list[str]
-    answers: Callable[[], bool]
+    responds: Callable[[], bool]
     env: dict[str, str] = field(default_factory=dict)
     user: str | None = None
     process: "subprocess.Popen[bytes] | None" = None
@@ -49,14 +49,15 @@ class Server:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        deadline = time.monotonic() + BOUND_S
-        while not self.answers():
-            assert self.process.poll() is None, f"{self.command} ended"
-            assert time.monotonic() < deadline, f"{self.command} does not answer"
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not self.responds():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
+                pytest.fail(f"{self.command} ended, or did not respond in {START_TIMEOUT_S} s")
             time.sleep(0.05)
 
     def send(self, what: signal.Signals) -> None:
-        """To the process and its children: Postgres has one a connection, each its own group."""
+        """Signal the process and its children: Postgres has one process per connection."""
         assert self.process is not None
         command = ["pgrep", "-P", str(self.process.pid)]
         found = subprocess.run(command, check=False, capture_output=True, text=True).stdout
@@ -71,12 +72,12 @@ class Server:
 
 
 def binary(name: str) -> str:
-    """Where a program is; Debian keeps those of Postgres beside the path."""
+    """The path of a program; Debian installs those of Postgres outside of PATH."""
     beside = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     path = os.pathsep.join([os.environ.get("PATH", ""), *map(str, beside)])
     if found := shutil.which(name, path=path):
         return found
-    reason = f"no {name} on this machine: the real part cannot be tested"
+    reason = f"{name} is not installed"
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)
@@ -90,7 +91,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="session")
 def folder() -> Iterator[Path]:
-    """Not pytest's: Postgres refuses to run as root, and its own user must reach this."""
+    """A folder that the user of Postgres can read, which does not run as root."""
     folder = Path(mkdtemp(prefix="ontime-servers-"))
     folder.chmod(0o777)
     yield folder
@@ -105,9 +106,9 @@ class RealRedis:
 
 @pytest.fixture(scope="session")
 def redis(folder: Path) -> Iterator[RealRedis]:
-    port, password = free_port(), "of-the-tests"
+    port, password = free_port(), "test-secret"
 
-    def answers() -> bool:
+    def responds() -> bool:
         try:
             with closing(Redis(port=port, password=password, socket_timeout=1)) as client:
                 return bool(client.ping())
@@ -118,7 +119,7 @@ def redis(folder: Path) -> Iterator[RealRedis]:
     data.mkdir()
     options = {"port": str(port), "dir": str(data), "appendonly": "yes", "requirepass": password}
     arguments = [word for key, value in options.items() for word in (f"--{key}", value)]
-    server = Server([binary("redis-server"), *arguments], answers)
+    server = Server([binary("redis-server"), *arguments], responds)
     server.start()
     yield RealRedis(server, f"127.0.0.1:{port},password={password}")
     server.kill()
@@ -130,7 +131,7 @@ class RealPostgres:
     port: int
 
     def url(self, database: str, driver: str = "postgresql+psycopg") -> str:
-        """The address of a database, which is made if it is not there."""
+        """The URL of a database, created if it does not exist."""
         with psycopg.connect(self._dsn("postgres"), autocommit=True) as connection:
             row = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [database])
             if row.fetchone() is None:
@@ -140,7 +141,7 @@ class RealPostgres:
     def _dsn(self, database: str) -> str:
         return f"host=127.0.0.1 port={self.port} user=postgres dbname={database} connect_timeout=2"
 
-    def answers(self) -> bool:
+    def responds(self) -> bool:
         try:
             with psycopg.connect(self._dsn("postgres")):
                 return True
@@ -153,8 +154,8 @@ def postgres(folder: Path) -> Iterator[RealPostgres]:
     initdb, program = binary("initdb"), binary("postgres")
     user = None
     if os.geteuid() == 0:
-        known = {entry.pw_name for entry in pwd.getpwall()}
-        user = "postgres" if "postgres" in known else "nobody"
+        users = {entry.pw_name for entry in pwd.getpwall()}
+        user = "postgres" if "postgres" in users else "nobody"
     data, port = folder / "postgres", free_port()
     subprocess.run(
         [initdb, "--pgdata", str(data), "--username", "postgres", "--auth", "trust", "--no-sync"],
@@ -164,7 +165,7 @@ def postgres(folder: Path) -> Iterator[RealPostgres]:
         capture_output=True,
     )
     command = [program, "-D", str(data), "-p", str(port), "-k", str(folder), "-h", "127.0.0.1"]
-    real = RealPostgres(Server(command, lambda: real.answers(), user=user), port)
+    real = RealPostgres(Server(command, lambda: real.responds(), user=user), port)
     real.server.start()
     yield real
     real.server.kill()
@@ -172,11 +173,11 @@ def postgres(folder: Path) -> Iterator[RealPostgres]:
 
 @pytest.fixture(scope="session")
 def s3(folder: Path) -> Iterator[Server]:
-    """An S3 API with the bucket `mlflow`; `env` is what a client of it needs."""
+    """An S3 API with the bucket `mlflow`; `env` configures its clients."""
     port = free_port()
     address = f"http://127.0.0.1:{port}"
 
-    def answers() -> bool:
+    def responds() -> bool:
         try:
             return httpx.put(f"{address}/mlflow").status_code in (200, 409)
         except httpx.TransportError:
@@ -185,11 +186,11 @@ def s3(folder: Path) -> Iterator[Server]:
     env = {
         "MLFLOW_S3_ENDPOINT_URL": address,
         "AWS_ACCESS_KEY_ID": "ontime",
-        "AWS_SECRET_ACCESS_KEY": "of-the-tests",
+        "AWS_SECRET_ACCESS_KEY": "test-secret",
         "AWS_DEFAULT_REGION": "us-east-1",
     }
     command = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1"]
-    server = Server([*command, "-p", str(port)], answers, env)
+    server = Server([*command, "-p", str(port)], responds, env)
     server.start()
     yield server
     server.kill()
@@ -207,7 +208,7 @@ def mlflow(postgres: RealPostgres, s3: Server) -> Iterator[RealMlflow]:
     port = free_port()
     address = f"http://127.0.0.1:{port}"
 
-    def answers() -> bool:
+    def responds() -> bool:
         try:
             return httpx.get(f"{address}/health", timeout=2).is_success
         except httpx.TransportError:
@@ -220,7 +221,7 @@ def mlflow(postgres: RealPostgres, s3: Server) -> Iterator[RealMlflow]:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
     hosts = "--allowed-hosts=127.0.0.1:*"
-    server = Server([*command, *options, hosts], answers, s3.env | env)
+    server = Server([*command, *options, hosts], responds, s3.env | env)
     server.start()
     yield RealMlflow(server, address)
     server.kill()

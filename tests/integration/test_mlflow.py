@@ -1,4 +1,4 @@
-"""MLflow's server on Postgres and S3: what is registered through it comes back byte for byte."""
+"""MLflow's server on Postgres and S3: a version that was registered through it loads unchanged."""
 
 import time
 from datetime import UTC, datetime
@@ -10,59 +10,64 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ontime import registry, run_log
-from ontime.encoder import Encoder
-from ontime.model import DelayNetwork, FeatureSpec, ModelConfig, TrainedModel
+from ontime.errors import RegistryUnavailable
+from ontime.features.spec import FeatureSpec
+from ontime.models.network import ModelConfig, TabularNetwork
+from ontime.models.preprocessing import Encoder
+from ontime.models.serialization import TrainedModel
+from ontime.registry import model_registry as registry
+from ontime.registry.run_logger import TrainingResult, log_training
 from ontime.settings import Settings
-from serving.model_copies import ModelCopies
-from serving.model_loader import RegistryUnavailable
-from serving.real_parts import MlflowRegistry
+from serving.adapters import MlflowRegistry
+from serving.model_cache import ModelCache
 from tests.integration.conftest import RealMlflow, Server
 
-SPEC = FeatureSpec(("wind_speed_mph", "slack_min"), ("carrier",))
+SPEC = FeatureSpec(("size", "age"), ("kind",))
 NUMBERS = np.random.default_rng(0).random((50, 2), dtype=np.float32)
-ROWS = pd.DataFrame(NUMBERS, columns=list(SPEC.numeric)).assign(carrier="UA")
-BOUND_S = 45.0  # three tries of ten seconds each, and the pauses between
+ROWS = pd.DataFrame(NUMBERS, columns=list(SPEC.numeric)).assign(kind="b")
+BOUND_S = 45.0  # three attempts of ten seconds each, and the pauses between them
 
 
 @pytest.fixture(scope="module")
 def settings(mlflow: RealMlflow, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    return Settings(var=tmp_path_factory.mktemp("var"), mlflow_url=mlflow.address)
+    return Settings(data_dir=tmp_path_factory.mktemp("data"), mlflow_url=mlflow.address)
 
 
 @pytest.fixture(scope="module")
 def model() -> TrainedModel:
-    network = DelayNetwork(ModelConfig(hidden=8, members=2), Encoder.fit(NUMBERS), [2])
-    description = {"threshold": 0.3, "trained_through": "2013-05-01T00:00:00+00:00"}
-    return TrainedModel(network, SPEC, {"carrier": ["AA", "UA"]}, description)
+    network = TabularNetwork(ModelConfig(hidden=8, members=2), Encoder.fit(NUMBERS), [2])
+    metadata = {"threshold": 0.3, "trained_through": "2024-05-01T00:00:00+00:00"}
+    return TrainedModel(network, SPEC, {"kind": ["a", "b"]}, metadata)
 
 
 @pytest.fixture(scope="module")
 def version(settings: Settings, model: TrainedModel) -> str:
-    return run_log.log_training(
+    return log_training(
         settings,
-        run_log.Training(
-            as_of=datetime(2013, 5, 1, tzinfo=UTC),
+        TrainingResult(
+            as_of=datetime(2024, 5, 1, tzinfo=UTC),
             model=model,
             parameters={"hidden": 8},
             curves={"train_loss": [0.7, 0.6]},
             metrics={"auc": 0.75},
             tables={},
-            judged=ROWS.assign(is_late=True),
+            test_predictions=ROWS.assign(label=True),
             figures={},
-            model_card="# Of the tests",
-            data=ROWS.assign(is_late=True),
+            model_card="# Model card",
+            data=ROWS.assign(label=True),
         ),
     )
 
 
-def test_a_version_comes_back_through_the_server_and_lies_in_s3(
+def test_a_version_loads_through_the_server_and_is_stored_in_s3(
     settings: Settings, version: str, model: TrainedModel, s3: Server
 ) -> None:
     assert registry.resolve(settings, registry.CHALLENGER) == version
+    assert registry.resolve(settings, registry.CHAMPION) is None
     loaded = registry.load(settings, version)
     np.testing.assert_array_equal(loaded.predict(ROWS), model.predict(ROWS))
-    assert registry.judged(settings, version).is_late.all()
+    assert registry.metadata(settings, version) == model.metadata
+    assert registry.test_predictions(settings, version).label.all()
     client = boto3.client(
         "s3",
         endpoint_url=s3.env["MLFLOW_S3_ENDPOINT_URL"],
@@ -74,31 +79,28 @@ def test_a_version_comes_back_through_the_server_and_lies_in_s3(
         item["Key"].rpartition("/")[2]
         for item in client.list_objects_v2(Bucket="mlflow")["Contents"]
     }
-    assert {"model.json", "model_card.md", "judged.parquet"} <= stored
+    assert {"model.json", "model_card.md", registry.TEST_PREDICTIONS_FILE} <= stored
 
 
-def test_a_name_that_is_not_the_servers_is_refused(mlflow: RealMlflow) -> None:
-    answer = httpx.get(
-        f"{mlflow.address}/api/2.0/mlflow/experiments/list", headers={"Host": "evil"}
-    )
-    assert answer.status_code == 403
+def test_a_host_name_that_is_not_the_servers_is_rejected(mlflow: RealMlflow) -> None:
+    url = f"{mlflow.address}/api/2.0/mlflow/experiments/list"
+    assert httpx.get(url, headers={"Host": "evil"}).status_code == 403
 
 
-def test_without_the_server_the_copy_serves_and_following_fails_in_time(
+def test_without_the_server_the_cached_copy_loads_and_a_sync_fails_in_time(
     settings: Settings, version: str, mlflow: RealMlflow, model: TrainedModel, tmp_path: Path
 ) -> None:
-    real = MlflowRegistry(settings)
-    copies = ModelCopies(tmp_path)
-    copies.fetch(version, lambda to: real.download(version, to))
+    client = MlflowRegistry(settings)
+    cache = ModelCache(tmp_path)
+    cache.fetch(version, client.download)
     mlflow.server.kill()
     try:
-        began = time.monotonic()
+        start = time.monotonic()
         with pytest.raises(RegistryUnavailable):
-            real.resolve(registry.CHAMPION)
-        assert time.monotonic() - began < BOUND_S
-        copy = copies.fetch(version, lambda to: real.download(version, to))
-        loaded = TrainedModel.load(copy)
+            client.resolve(registry.CHAMPION)
+        assert time.monotonic() - start < BOUND_S
+        loaded = TrainedModel.load(cache.fetch(version, client.download))
         np.testing.assert_array_equal(loaded.predict(ROWS), model.predict(ROWS))
     finally:
         mlflow.server.start()
-    assert real.resolve(registry.CHALLENGER) == version
+    assert client.resolve(registry.CHALLENGER) == version

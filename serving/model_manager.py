@@ -1,0 +1,139 @@
+"""The deployed model, and its replacement without a failed request.
+
+The registry's alias `champion` names a version. That version is loaded and validated beside the
+deployed one and replaces it by one reference assignment; requests in progress finish with the model
+they took. After any failure the old model stays deployed, and GET /model and the metrics report it.
+
+- `current` and the swap read the clock under one lock: every `predicted_at` in the log is within
+  the period in the serving history that names the same version.
+- At start-up the registry has precedence, so that a promotion while the API was down takes effect;
+  if it fails, the version deployed last is loaded from the cache.
+- A rejected version is tried again by POST /model/reload only, not by polling.
+"""
+
+import threading
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+import structlog
+
+from ontime.errors import PredictionLogUnavailable, RegistryUnavailable
+from serving.model_loader import Model, ModelLoader, ModelRejected
+from serving.observability import Metrics
+from serving.schemas import SyncError
+
+ALIAS = "champion"
+EXPECTED_ERRORS = (ModelRejected, RegistryUnavailable, PredictionLogUnavailable)
+
+log = structlog.get_logger()
+
+
+class NoChampion(RuntimeError):
+    """No version has the alias, or none could be loaded yet."""
+
+
+@dataclass(frozen=True)
+class DeployedModel:
+    version: str
+    model: Model
+    since: datetime
+
+
+class ModelManager:
+    """`current` is for requests; the other methods are for start-up, polling and reload."""
+
+    def __init__(self, loader: ModelLoader, metrics: Metrics) -> None:
+        self.loader = loader
+        self.metrics = metrics
+        self.deployed: DeployedModel | None = None
+        self.last_sync_error: SyncError | None = None
+        self._swap_lock = threading.Lock()  # orders `current` and swaps; held for a microsecond
+        self._sync_lock = threading.Lock()  # one sync at a time
+        self._rejected: str | None = None
+        self._unrecorded: list[DeployedModel] = []  # not in the serving history yet
+
+    def current(self) -> tuple[DeployedModel, datetime]:
+        """The model for one request, and the time at which it was taken.
+
+        Raises:
+            NoChampion: if none is deployed.
+        """
+        with self._swap_lock:
+            deployed, taken_at = self.deployed, datetime.now(UTC)
+        if deployed is None:
+            cause = f": {self.last_sync_error.detail}" if self.last_sync_error else ""
+            raise NoChampion(f"a prediction needs a champion, and none is deployed{cause}")
+        return deployed, taken_at
+
+    def start(self) -> None:
+        """Deploy the champion; if that fails, the newest usable version of the cache."""
+        self.poll()
+        if self.last_sync_error is None:
+            return
+        for version in self.loader.cache.deployed():
+            if self.deployed is not None:
+                return
+            try:
+                self._deploy(version)
+            except EXPECTED_ERRORS as error:
+                self._record_error(version, error)
+
+    def poll(self) -> None:
+        """Sync with the registry; an error is recorded and not raised."""
+        with suppress(*EXPECTED_ERRORS):
+            self.sync_with_registry(retry_rejected=False)
+
+    def sync_with_registry(self, retry_rejected: bool = True) -> bool:
+        """Deploy the version that has the alias; True if another one was deployed before.
+
+        Raises:
+            RegistryUnavailable, ModelRejected, PredictionLogUnavailable: the old model stays.
+        """
+        version = None
+        with self._sync_lock:
+            try:
+                self._record_deployments()
+                version = self.loader.registry.resolve(ALIAS)
+                if version and version == self._rejected and not retry_rejected:
+                    return False
+                before = self.deployed and self.deployed.version
+                if swapped := version not in (None, before):
+                    self._deploy(version)
+            except Exception as error:
+                if isinstance(error, ModelRejected):
+                    self._rejected = version
+                self._record_error(version, error)
+                raise
+            self._rejected = self.last_sync_error = None
+            return swapped
+
+    def _deploy(self, version: str) -> None:
+        model = self.loader.load_and_validate(version)
+        with self._swap_lock:
+            self.deployed = DeployedModel(version, model, since=datetime.now(UTC))
+        self._unrecorded.append(self.deployed)
+        self.metrics.record_swap(version, model.metadata.get("trained_through"))
+        log.info("model deployed", model_version=version)
+        try:
+            self.loader.cache.mark_deployed(version)
+        except OSError as error:  # a full disk must not undo the swap
+            log.warning("model cache not updated", detail=str(error))
+        self._record_deployments()
+
+    def _record_deployments(self) -> None:
+        """Write the serving history; what cannot be written now is written by the next sync."""
+        while self._unrecorded:
+            new = self._unrecorded[0]
+            trained_through = new.model.metadata.get("trained_through")
+            since = self.loader.log.record_deployment(new.version, new.since, trained_through)
+            self._unrecorded.pop(0)
+            if self.deployed is new:
+                self.deployed = replace(new, since=since)
+
+    def _record_error(self, version: str | None, error: Exception) -> None:
+        self.last_sync_error = SyncError(
+            at=datetime.now(UTC), model_version=version, detail=str(error)
+        )
+        self.metrics.reload_failures.inc()
+        log.warning("sync with registry failed", model_version=version, detail=str(error))

@@ -1,0 +1,287 @@
+"""Replay: a period of the real data as production traffic, through the real API.
+
+    python -m simulation.replay [--start DATE] [--end DATE]
+
+The only clock of the project is here; it ticks every `PREDICTION_INTERVAL`. In each tick, feature
+rows that became known are written to the online store, instances whose prediction time has come
+are predicted over HTTP, and outcomes that became known are reported. Monitoring runs once a week.
+
+A replay can be stopped at any moment, ``kill -9`` included. Each step of a tick is idempotent
+(upserts, idempotency keys, outcomes by instance), and a tick is done once it is in the progress
+file; the next run continues after it.
+"""
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import httpx
+import numpy as np
+import pandas as pd
+from feast import FeatureStore
+from prefect import flow
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential
+
+from ontime.data.files import atomic_write
+from ontime.data.timestamps import parse_utc
+from ontime.features.feast_config import open_feature_store
+from ontime.features.historical import load_requests
+from ontime.features.online_store import write_online
+from ontime.features.spec import View
+from ontime.problem import (
+    DEMO_END,
+    DEMO_START,
+    PREDICTION_INTERVAL,
+    VIEWS,
+    outcome_of,
+    request_of,
+)
+from ontime.settings import Settings
+from pipelines.monitor import MONITORING_INTERVAL, monitor
+
+DAY = timedelta(days=1)
+BATCH = 256  # instances per request; the API's limit is 512
+TIMEOUT_S = 30.0
+RETRY_TIMEOUT_S = 120.0  # a killed API is ready again after about ten seconds
+
+
+@dataclass
+class Progress:
+    """The last finished tick of a replay and its counts; on disk after every tick."""
+
+    run: str
+    start: str
+    end: str
+    last_tick: str
+    requests: int = 0
+    retried: int = 0
+    failed: int = 0
+    predictions: int = 0
+    outcomes: int = 0
+    log_loss_sum: float = 0.0  # over predictions with an outcome
+    labelled: int = 0
+    positives: int = 0
+    pending_labels: dict[str, float] = field(default_factory=dict)  # instance id -> probability
+    # Latency in ms with three digits -> prediction requests. Bounded; quantiles are within 0.5 %.
+    latency_counts: dict[str, int] = field(default_factory=dict)
+    champion: str = ""
+    first_prediction_at: float | None = None  # Unix time
+    seconds: float = 0.0
+
+    @classmethod
+    def load(cls, path: Path) -> "Progress | None":
+        """The progress on disk; None if there is none."""
+        return cls(**json.loads(path.read_text())) if path.exists() else None
+
+    def save(self, path: Path) -> None:
+        with atomic_write(path) as temporary:
+            temporary.write_text(json.dumps(asdict(self)))
+
+    @property
+    def finished(self) -> bool:
+        return self.last_tick >= self.end
+
+    def covers(self, start: datetime, end: datetime) -> bool:
+        """True if this is the progress of a replay from start to end."""
+        return (self.start, self.end) == (start.isoformat(), end.isoformat())
+
+    def add_label(self, instance_id: str, label: bool) -> None:
+        """Count an outcome and the log-loss of its prediction, if there was one."""
+        probability = self.pending_labels.pop(instance_id, None)
+        if probability is None:
+            return
+        self.labelled += 1
+        self.positives += label
+        self.log_loss_sum -= math.log(probability if label else 1 - probability)
+
+    def add_latency(self, seconds: float) -> None:
+        milliseconds = f"{1000 * seconds:.3g}"
+        self.latency_counts[milliseconds] = self.latency_counts.get(milliseconds, 0) + 1
+
+    def latency_ms(self, quantile: float) -> float:
+        """A quantile of the latency of prediction requests."""
+        values = np.repeat(
+            [float(ms) for ms in self.latency_counts], [*self.latency_counts.values()]
+        )
+        return float(np.quantile(values, quantile))
+
+
+def progress_file(settings: Settings) -> Path:
+    return settings.data_dir / "replay" / "progress.json"
+
+
+def prepared_file(settings: Settings) -> Path:
+    """What the demo measured before the replay."""
+    return settings.data_dir / "replay" / "prepared.json"
+
+
+@dataclass(frozen=True)
+class ReplayData:
+    """What the source holds of the replayed period, by the time at which it became known."""
+
+    requests: pd.DataFrame  # eligible rows of `problem.examples`, by event_timestamp
+    outcomes: pd.DataFrame  # all rows predicted after the start, by outcome_known_at
+    features: list[tuple[View, pd.DataFrame]]  # rows by event_timestamp
+
+    @classmethod
+    def load(
+        cls, settings: Settings, start: datetime, done: datetime, end: datetime
+    ) -> "ReplayData":
+        """Everything that a replay from ``start`` still needs after ``done``."""
+        rows = load_requests(settings)
+        filters = [("event_timestamp", ">", done), ("event_timestamp", "<=", end)]
+        tables = [
+            pd.read_parquet(settings.features_dir / f"{view.name}.parquet", filters=filters)
+            for view in VIEWS
+        ]
+        served = rows[rows.event_timestamp > pd.Timestamp(start)]
+        return cls(
+            requests=rows[rows.eligible].sort_values(["event_timestamp", "instance_id"]),
+            outcomes=served.sort_values(["outcome_known_at", "instance_id"]),
+            features=[
+                (view, table.sort_values("event_timestamp", ignore_index=True))
+                for view, table in zip(VIEWS, tables, strict=True)
+            ],
+        )
+
+
+def between(rows: pd.DataFrame, column: str, after: datetime, until: datetime) -> pd.DataFrame:
+    """Rows with after < column <= until, of rows sorted by the column."""
+    first, last = (
+        rows[column].searchsorted(pd.Timestamp(moment), side="right") for moment in (after, until)
+    )
+    return rows.iloc[first:last]
+
+
+class Client:
+    """A client of the HTTP API that counts what it sends and receives."""
+
+    def __init__(self, http: httpx.Client, progress: Progress) -> None:
+        self.http, self.progress = http, progress
+
+    def predict(self, rows: pd.DataFrame, tick: datetime) -> None:
+        """Predict in batches. The idempotency key of a batch is the same in every run."""
+        for number, start in enumerate(range(0, len(rows), BATCH)):
+            batch = rows.iloc[start : start + BATCH]
+            key = f"{self.progress.run}-{tick:%Y%m%dT%H%M}-{number}"
+            instances = [request_of(row) for row in batch.to_dict("records")]
+            body = {"as_of": tick.isoformat(), "instances": instances}
+            started = perf_counter()
+            response = self._post("/predict", body, {"Idempotency-Key": key})
+            self.progress.add_latency(perf_counter() - started)
+            self.progress.first_prediction_at = self.progress.first_prediction_at or time.time()
+            self.progress.predictions += len(response["predictions"])
+            self.progress.champion = response["model_version"]
+            probabilities = [prediction["probability"] for prediction in response["predictions"]]
+            self.progress.pending_labels |= zip(batch.instance_id, probabilities, strict=True)
+
+    def report(self, rows: pd.DataFrame) -> None:
+        """Report the outcomes of rows."""
+        if rows.empty:
+            return
+        self._post("/outcomes", {"outcomes": [outcome_of(row) for row in rows.to_dict("records")]})
+        self.progress.outcomes += len(rows)
+        for instance_id, label in zip(rows.instance_id, rows.label, strict=True):
+            self.progress.add_label(instance_id, bool(label))
+
+    def _post(self, path: str, body: Any, headers: dict[str, str] | None = None) -> Any:
+        self.progress.requests += 1
+        try:
+            for attempt in Retrying(
+                retry=retry_if_exception(is_transient),
+                stop=stop_after_delay(RETRY_TIMEOUT_S),
+                wait=wait_exponential(multiplier=0.2, max=5),
+                reraise=True,
+            ):
+                with attempt:
+                    self.progress.retried += attempt.retry_state.attempt_number > 1
+                    response = self.http.post(path, json=body, headers=headers).raise_for_status()
+        except httpx.HTTPError:
+            self.progress.failed += 1
+            raise
+        return response.json()
+
+
+def is_transient(error: BaseException) -> bool:
+    """True if the API cannot be reached or responds 503; every request can be repeated."""
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.status_code == httpx.codes.SERVICE_UNAVAILABLE
+    return isinstance(error, httpx.TransportError)
+
+
+def ticks(start: datetime, end: datetime) -> Iterator[datetime]:
+    """The times after start, up to and including end."""
+    while (start := start + PREDICTION_INTERVAL) <= end:
+        yield start
+
+
+def play_tick(store: FeatureStore, data: ReplayData, client: Client, tick: datetime) -> None:
+    """Write the features, predict the instances and report the outcomes of one tick."""
+    before = tick - PREDICTION_INTERVAL
+    for view, rows in data.features:
+        write_online(store, view, between(rows, "event_timestamp", before, tick))
+    client.predict(between(data.requests, "event_timestamp", before, tick), tick)
+    client.report(between(data.outcomes, "outcome_known_at", before, tick))
+
+
+@flow(name="replay")
+def replay(start: datetime = DEMO_START, end: datetime = DEMO_END) -> Progress:
+    """Replay (start, end]; continues after the last tick of an earlier run of the same period.
+
+    The online store must be materialized as of ``start``, and the API must have a champion.
+    """
+    settings = Settings()
+    path = progress_file(settings)
+    progress = Progress.load(path)
+    if progress is None or not progress.covers(start, end):
+        run = f"{start:%Y%m%d}-{end:%Y%m%d}"
+        progress = Progress(run, start.isoformat(), end.isoformat(), start.isoformat())
+    done = datetime.fromisoformat(progress.last_tick)
+    if done > start:
+        print(f"continues after {progress.last_tick}")
+    data = ReplayData.load(settings, start, done, end)
+    store = open_feature_store(settings)
+    with httpx.Client(base_url=settings.api_url, timeout=TIMEOUT_S) as http:
+        client = Client(http, progress)
+        for tick in ticks(done, end):
+            started = perf_counter()
+            play_tick(store, data, client, tick)
+            if (tick - start) % MONITORING_INTERVAL == timedelta(0):
+                monitor(tick)
+            progress.last_tick = tick.isoformat()
+            progress.seconds += perf_counter() - started
+            progress.save(path)
+            if (tick - start) % DAY == timedelta(0):
+                print_day(progress)
+    return progress
+
+
+def print_day(progress: Progress) -> None:
+    """One line per simulated day: traffic, positive rate, log-loss so far, champion."""
+    n = max(progress.labelled, 1)
+    print(
+        f"{progress.last_tick[:10]}  {progress.predictions:>7,} predictions  "
+        f"{progress.labelled:>7,} labels  positive rate {progress.positives / n:.3f}  "
+        f"log-loss {progress.log_loss_sum / n:.4f}  champion {progress.champion}  "
+        f"{progress.seconds:>5.0f} s"
+    )
+
+
+def parse_period(description: str | None) -> tuple[datetime, datetime]:
+    """The period of the command line; by default the demo's."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--start", type=parse_utc, default=DEMO_START, help="UTC, exclusive")
+    parser.add_argument("--end", type=parse_utc, default=DEMO_END, help="UTC, inclusive")
+    arguments = parser.parse_args()
+    return arguments.start, arguments.end
+
+
+if __name__ == "__main__":
+    replay(*parse_period(__doc__))

@@ -1,0 +1,42 @@
+"""Field types of the HTTP API: strict models, UTC times, and errors that carry rule and value."""
+
+from datetime import UTC, datetime
+from typing import Annotated, LiteralString
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+# Outside of these a time is a typing error, and arithmetic on it may leave what pandas can hold.
+EARLIEST, LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
+
+
+class StrictModel(BaseModel):
+    """A request model: immutable, and an unknown field is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def rule_error(code: LiteralString, rule: LiteralString, value: str) -> PydanticCustomError:
+    """A validation error that states the rule and the value that breaks it."""
+    return PydanticCustomError(code, rule, {"value": value})
+
+
+def _to_utc(value: object) -> datetime:
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        moment = None
+    if moment is None:
+        raise PydanticCustomError("time", "a time is ISO 8601 text, like 2024-05-01T14:05-04:00")
+    if moment.tzinfo is None:
+        raise PydanticCustomError("offset", "a time has an offset, like 14:05-04:00 or 18:05Z")
+    if not EARLIEST <= moment <= LATEST:
+        raise PydanticCustomError("range", "a time is between 2000 and 2100")
+    return moment.astimezone(UTC)
+
+
+UtcTime = Annotated[
+    datetime,
+    BeforeValidator(_to_utc),
+    WithJsonSchema({"type": "string", "format": "date-time", "example": "2024-05-01T14:05-04:00"}),
+]

@@ -1,0 +1,71 @@
+"""Splits by time: train, validation and test rows, each with its outcomes known in time."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import pandas as pd
+
+VALIDATION = timedelta(days=7)  # early stopping reads the last days before a split
+TEST = timedelta(days=14)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Three periods without overlap, oldest first. Rows keep their order and their index.
+
+    train: outcomes known before the validation period begins. validation: the last days before the
+    test period, for early stopping. test: predicted after everything above was known.
+    """
+
+    train: pd.DataFrame
+    validation: pd.DataFrame
+    test: pd.DataFrame
+
+    @property
+    def train_and_validation(self) -> pd.DataFrame:
+        """All rows that a model may be trained on."""
+        return pd.concat([self.train, self.validation], ignore_index=True)
+
+
+def split_by_time(
+    examples: pd.DataFrame,
+    as_of: datetime,
+    validation: timedelta = VALIDATION,
+    test: timedelta = TEST,
+) -> Split:
+    """Split the rows whose outcome was known at ``as_of``; the last days are the test rows.
+
+    Raises:
+        ValueError: if a part would be empty.
+    """
+    known = examples[examples.outcome_known_at <= as_of]
+    return split_at(known, as_of - test, as_of, validation)
+
+
+def split_at(
+    examples: pd.DataFrame,
+    moment: datetime,
+    until: datetime,
+    validation: timedelta = VALIDATION,
+) -> Split:
+    """Train on outcomes known at ``moment``, test on predictions from ``moment`` to ``until``.
+
+    Raises:
+        ValueError: if a part would be empty.
+    """
+    validation_start = pd.Timestamp(moment) - validation
+    predicted_at, known_at = examples.event_timestamp, examples.outcome_known_at
+    split = Split(
+        train=examples[known_at <= validation_start],
+        validation=examples[(predicted_at >= validation_start) & (known_at <= moment)],
+        test=examples[(predicted_at >= moment) & (predicted_at < until)],
+    )
+    for name, part in vars(split).items():
+        if part.empty:
+            raise ValueError(
+                f"a split needs rows in every part; {name} has none. The {len(examples)} examples "
+                f"are predicted from {predicted_at.min()} to {predicted_at.max()}, the split is at "
+                f"{moment}, validation starts at {validation_start}, test ends before {until}. "
+                "Choose a later moment or shorter periods"
+            )
+    return split

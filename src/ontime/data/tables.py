@@ -1,0 +1,110 @@
+"""Typed Parquet tables: a schema states grain, keys, units and ranges; pandera enforces it.
+
+Timestamps are UTC with microseconds: Feast's materialization on DuckDB 2 cannot read the
+nanoseconds that pandas writes by default.
+"""
+
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+
+import pandas as pd
+import pandera.pandas as pa
+import pyarrow as arrow
+import pyarrow.parquet as pq
+
+from ontime.data.files import atomic_write
+
+TIMESTAMP = "datetime64[us, UTC]"
+
+
+@dataclass(frozen=True)
+class Column:
+    """``dtype``: string, bool, int32, float32, float64 or timestamp; numbers within low..high."""
+
+    dtype: str
+    low: float = -inf
+    high: float = inf
+    nullable: bool = False
+    isin: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: its grain ("one row per ..."), its key columns, and the rule of each column."""
+
+    name: str
+    grain: str
+    keys: tuple[str, ...]
+    columns: dict[str, Column]
+
+    @property
+    def schema(self) -> pa.DataFrameSchema:
+        columns = {name: _pandera_column(column) for name, column in self.columns.items()}
+        return pa.DataFrameSchema(columns, strict=True, ordered=True, unique=list(self.keys))
+
+
+class TableError(ValueError):
+    """A table breaks its schema; the message names table, column, rule and the first rows."""
+
+
+def write_table(frame: pd.DataFrame, table: Table, path: Path) -> None:
+    """Check the frame against its table and write it as Parquet, atomically.
+
+    Raises:
+        TableError: if a row breaks the schema; nothing is written.
+    """
+    check_table(frame, table)
+    rows = arrow.Table.from_pandas(frame, preserve_index=False)
+    with atomic_write(path) as temporary:
+        pq.write_table(rows, temporary, compression="zstd")
+
+
+def check_table(frame: pd.DataFrame, table: Table) -> None:
+    """Raise `TableError` unless the frame follows its table's schema."""
+    try:
+        table.schema.validate(frame, lazy=True)
+    except pa.errors.SchemaErrors as error:
+        raise TableError(_explain(error.failure_cases, frame, table)) from None
+
+
+def read_tables(folder: Path, tables: tuple[Table, ...]) -> dict[str, pd.DataFrame]:
+    """The written tables by name. Raises FileNotFoundError if one is missing."""
+    return {table.name: read_table(folder / f"{table.name}.parquet") for table in tables}
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """One Parquet table. Raises FileNotFoundError if it is missing."""
+    if not path.exists():
+        raise FileNotFoundError(f"table {path} is missing: run `make ingest features` first")
+    return pd.read_parquet(path)
+
+
+def _pandera_column(column: Column) -> pa.Column:
+    checks = []
+    if column.low > -inf or column.high < inf:
+        checks.append(pa.Check.in_range(column.low, column.high))
+    if column.isin:
+        checks.append(pa.Check.isin(column.isin))
+    if column.dtype == "string":  # pandas' object may hold anything
+        checks.append(pa.Check(_is_text, name="text"))
+    dtype = {"timestamp": TIMESTAMP, "string": "object"}.get(column.dtype, column.dtype)
+    return pa.Column(dtype, checks, nullable=column.nullable)
+
+
+def _is_text(values: pd.Series) -> "bool | pd.Series":
+    if pd.api.types.infer_dtype(values) == "string":  # one pass in C
+        return True
+    return values.map(lambda value: isinstance(value, str))
+
+
+def _explain(cases: pd.DataFrame, frame: pd.DataFrame, table: Table) -> str:
+    lines = [f"table {table.name} ({table.grain}) breaks its schema; nothing was written:"]
+    for (column, check), broken in cases.groupby(["column", "check"], dropna=False, sort=False):
+        where = broken["index"].dropna().astype(int)
+        lines.append(f"  column {column}: rule {check} broken by {len(broken)} value(s), e.g.")
+        lines.append(f"    {broken.failure_case.head(3).tolist()}")
+        if len(where):
+            rows = frame.loc[where.unique()[:3], [k for k in table.keys if k in frame]]
+            lines.append(f"    rows {rows.to_dict('records')}")
+    return "\n".join(lines)

@@ -1,0 +1,76 @@
+"""Examples: one row per prediction request with its label and its features as known at that time.
+
+Stored features come from Feast's historical join, request features from the function that the
+online read calls too.
+"""
+
+import numpy as np
+import pandas as pd
+from feast import FeatureStore
+
+from ontime.data.tables import read_tables
+from ontime.data.timestamps import column_arrays, utc_array
+from ontime.features.feast_config import FEATURE_SERVICE
+from ontime.problem import (
+    FEATURE_SPEC,
+    SOURCE_TABLES,
+    Instance,
+    entity_key_columns,
+    examples,
+    request_features,
+)
+from ontime.settings import Settings
+
+REQUEST_FIELDS = tuple(Instance.model_fields)
+OUTCOME_COLUMNS = ("label", "outcome_known_at", "due_at")
+
+
+class RowCountMismatch(RuntimeError):
+    """The historical join returned other rows than it was given."""
+
+
+def load_requests(settings: Settings) -> pd.DataFrame:
+    """All prediction requests with their outcomes, from the written source tables."""
+    return examples(read_tables(settings.tables_dir, SOURCE_TABLES))
+
+
+def build_examples(store: FeatureStore, requests: pd.DataFrame) -> pd.DataFrame:
+    """The eligible requests with their features, by event_timestamp, then instance_id.
+
+    Columns: instance_id, event_timestamp, entity keys, request fields, label, outcome_known_at,
+    due_at, and every numeric feature as float32.
+
+    Args:
+        requests: rows of `ontime.problem.examples`.
+
+    Raises:
+        RowCountMismatch: if the join dropped, doubled or invented a row.
+    """
+    ordered = ["event_timestamp", "instance_id"]
+    requests = requests[requests.eligible].sort_values(ordered, ignore_index=True)
+    arrays = column_arrays(requests, REQUEST_FIELDS)
+    rows = requests[["instance_id", "event_timestamp"]].assign(**entity_key_columns(arrays))
+    joined = join_features(store, rows)
+    if len(joined) != len(rows) or set(joined.instance_id) != set(rows.instance_id):
+        raise RowCountMismatch(
+            f"the historical join must return every row once: {len(rows)} in, {len(joined)} out, "
+            f"{joined.instance_id.nunique()} different"
+        )
+    joined = joined.sort_values(ordered, ignore_index=True)  # the join promises no order
+    stored = column_arrays(joined, joined.columns.difference(rows.columns))
+    features = stored | request_features(arrays | stored, utc_array(requests.event_timestamp))
+    fields = {name: requests[name] for name in (*REQUEST_FIELDS, *OUTCOME_COLUMNS)}
+    numeric = {name: features[name].astype(np.float32) for name in FEATURE_SPEC.numeric}
+    return pd.DataFrame({name: joined[name] for name in rows} | fields | numeric)
+
+
+def join_features(store: FeatureStore, rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with every stored feature, by Feast's historical join.
+
+    Args:
+        rows: event_timestamp, the entity keys, and any column that identifies a row.
+    """
+    service = store.get_feature_service(FEATURE_SERVICE)
+    job = store.get_historical_features(entity_df=rows, features=service)
+    # Not `to_df`, which copies the whole table twice on its way out of Arrow.
+    return job.to_arrow().to_pandas(split_blocks=True)

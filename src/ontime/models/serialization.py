@@ -1,0 +1,181 @@
+"""A trained model and its two files: ``weights.safetensors`` and ``model.json``.
+
+Nothing is pickled, so loading a model cannot run code. The SHA-256 of the weights is in the JSON,
+the names of the inputs are in both files, and shapes are compared before a weight is used: edited,
+truncated or mixed-up files raise `ModelError`.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ontime.errors import ModelError
+from ontime.features.spec import FeatureSpec
+from ontime.models.network import (
+    PREDICT_BATCH,
+    ModelConfig,
+    TabularNetwork,
+    category_tensor,
+    numeric_tensor,
+)
+from ontime.models.preprocessing import Encoder
+
+WEIGHTS_FILE, DESCRIPTION_FILE = "weights.safetensors", "model.json"
+FORMAT = 4  # 4: the encoder's buffers have other names than in format 3
+KEYS = {"format", "weights_sha256", "network", "metadata"}
+KEYS |= {"numeric", "categorical", "groups", "vocabularies"}
+
+
+@dataclass
+class TrainedModel:
+    """A network with the names of its inputs.
+
+    `metadata` holds JSON values: trained_through (ISO time), threshold, scores, config.
+    """
+
+    network: TabularNetwork
+    spec: FeatureSpec
+    vocabularies: dict[str, list[str]]
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def predict(self, frame: pd.DataFrame) -> np.ndarray:
+        """Probability of a positive label, float64 [n]. Other columns than inputs are ignored."""
+        return self.predict_members(frame).mean(axis=1)
+
+    def predict_members(self, frame: pd.DataFrame) -> np.ndarray:
+        """Probabilities of each ensemble member, float64 [n, k]; their spread is the uncertainty.
+
+        Raises:
+            ModelError: if an input's column is absent or a number is infinite.
+        """
+        device = self.network.encoder.median.device
+        self.network.eval()
+        batches = zip(*(part.split(PREDICT_BATCH) for part in self.tensors(frame)), strict=True)
+        with torch.inference_mode():
+            probabilities = [
+                self.network.member_probabilities(numeric.to(device), categories.to(device)).cpu()
+                for numeric, categories in batches
+            ]
+        return torch.cat(probabilities).double().numpy()
+
+    def tensors(self, frame: pd.DataFrame) -> tuple[Tensor, Tensor]:
+        """The network's inputs on the CPU: numeric float32 [n, f], categories int64 [n, c]."""
+        categories = category_tensor(frame, self.spec, self.vocabularies)
+        return numeric_tensor(frame, self.spec), categories
+
+    def save(self, directory: Path) -> None:
+        """Write the two files; saving the same model again gives the same bytes."""
+        directory.mkdir(parents=True, exist_ok=True)
+        weights = {name: t.cpu().contiguous() for name, t in self.network.state_dict().items()}
+        inputs = {"inputs": _inputs(self.spec, self.vocabularies)}
+        save_file(weights, directory / WEIGHTS_FILE, metadata=inputs)
+        description = {
+            "format": FORMAT,
+            "weights_sha256": _sha256(directory / WEIGHTS_FILE),
+            "network": asdict(self.network.config),
+            "metadata": self.metadata,
+            **asdict(self.spec),
+            "vocabularies": self.vocabularies,
+        }
+        (directory / DESCRIPTION_FILE).write_text(json.dumps(description, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        """Read the two files.
+
+        Raises:
+            ModelError: if a file is absent, unreadable, of another format, or was not saved with
+                the other one.
+        """
+        for name in (DESCRIPTION_FILE, WEIGHTS_FILE):
+            if not (directory / name).is_file():
+                raise ModelError(
+                    f"a model directory holds {WEIGHTS_FILE} and {DESCRIPTION_FILE}; "
+                    f"{directory / name} does not exist"
+                )
+        description = _read_description(directory / DESCRIPTION_FILE)
+        groups = {name: tuple(columns) for name, columns in description["groups"].items()}
+        numeric, categorical = description["numeric"], description["categorical"]
+        spec = FeatureSpec(tuple(numeric), tuple(categorical), groups)
+        vocabularies = description["vocabularies"]
+        sizes = [len(vocabularies[name]) for name in categorical]
+        config = ModelConfig(**description["network"])
+        with torch.device("meta"):  # no memory before the shapes are compared
+            network = TabularNetwork(config, Encoder(len(numeric)), sizes)
+        path = directory / WEIGHTS_FILE
+        weights = _read_weights(path, description["weights_sha256"], _inputs(spec, vocabularies))
+        _check_weights(path, weights, network.state_dict())
+        network.load_state_dict(weights, assign=True)
+        return cls(network.eval(), spec, vocabularies, description["metadata"])
+
+
+def _load_pyfunc(path: str) -> TrainedModel:
+    """Called by `mlflow.pyfunc`: this module is the ``loader_module`` of a logged model."""
+    return TrainedModel.load(Path(path))
+
+
+def _inputs(spec: FeatureSpec, vocabularies: Mapping[str, list[str]]) -> str:
+    return json.dumps([spec.numeric, [(name, vocabularies[name]) for name in spec.categorical]])
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    try:
+        description = json.loads(path.read_text())
+    except ValueError as error:
+        raise ModelError(f"{path} is not readable as JSON: {error}") from error
+    if not isinstance(description, dict) or KEYS - set(description):
+        raise ModelError(f"{path} must be an object with the keys {sorted(KEYS)}")
+    if (found := description["format"]) != FORMAT:
+        raise ModelError(
+            f"{path} has format {found}, this code reads format {FORMAT}: train the model again"
+        )
+    return description
+
+
+def _read_weights(path: Path, digest: str, inputs: str) -> dict[str, Tensor]:
+    if (found := _sha256(path)) != digest:
+        raise ModelError(
+            f"{path}: the SHA-256 is {found[:16]}…, {DESCRIPTION_FILE} says {digest[:16]}…: the "
+            "files were changed or do not belong together; save or download the model again"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get("inputs")
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ModelError(f"{path} is not a safetensors file: {error}") from error
+    if header != inputs:
+        raise ModelError(
+            f"{path}: features and vocabularies in {DESCRIPTION_FILE} are not those of the weights "
+            f"(weights: {str(header)[:80]}…, {DESCRIPTION_FILE}: {inputs[:80]}…)"
+        )
+    return weights
+
+
+def _check_weights(path: Path, found: Mapping[str, Tensor], needed: Mapping[str, Tensor]) -> None:
+    if difference := sorted(set(found) ^ set(needed)):
+        raise ModelError(
+            f"{path}: the tensors are not those of the network in {DESCRIPTION_FILE}: {difference}"
+        )
+    for name, tensor in found.items():
+        shape, rule = list(tensor.shape), list(needed[name].shape)
+        if shape != rule:
+            raise ModelError(
+                f"{path}: {name} has shape {shape}, {DESCRIPTION_FILE}'s network needs {rule}"
+            )
+        if not tensor.isfinite().all():
+            raise ModelError(f"{path}: weights must be finite; {name} holds NaN or infinity")

@@ -1,0 +1,244 @@
+"""Training of the network: a plain loop over epochs and batches.
+
+    model, history = fit(train, targets, FEATURE_SPEC, TrainConfig(), device="auto")
+
+- Targets: probabilities (soft targets, `ontime.models.distillation`). They are free of label noise,
+  so there is no dropout of units and no early stopping.
+- Batches: rows are encoded once and kept on the device; a batch is an `index_select`. One code for
+  CPU and CUDA, no DataLoader.
+- bf16 autocast: only where the hardware multiplies bf16 natively; elsewhere it is slower.
+- No `torch.compile`: it is slower on CPU.
+- Feature group dropout: the network is trained to be calibrated with groups of inputs missing.
+- Reproducible: one seed; two runs on one CPU with as many threads give bit-identical weights.
+- Distributed: under torchrun each process computes its share of every batch
+  (`ontime.models.distributed`).
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ontime.features.spec import FeatureSpec
+from ontime.models.distributed import average, average_gradients, rank_and_size
+from ontime.models.hyperparameters import HYPERPARAMETERS
+from ontime.models.network import (
+    PREDICT_BATCH,
+    ModelConfig,
+    TabularNetwork,
+    build_vocabularies,
+    numeric_tensor,
+)
+from ontime.models.preprocessing import Encoder
+from ontime.models.serialization import TrainedModel
+
+
+class TrainingError(ValueError):
+    """The rows, the targets, the configuration or the device cannot be trained on."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The documented experiment; `make tune` may replace the defaults."""
+
+    seed: int = HYPERPARAMETERS["random"]["seed"]
+    epochs: int = HYPERPARAMETERS["training"]["epochs"]
+    batch_size: int = HYPERPARAMETERS["training"]["batch_size"]
+    learning_rate: float = HYPERPARAMETERS["training"]["learning_rate"]  # at the end of the warm-up
+    warm_up: float = 0.1  # share of the steps
+    weight_decay: float = HYPERPARAMETERS["training"]["weight_decay"]
+    # Probability with which a row loses a group of numeric inputs, or a categorical input.
+    group_dropout: float = HYPERPARAMETERS["training"]["group_dropout"]
+    network: ModelConfig = field(default_factory=ModelConfig)
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 1 or not 0 <= self.group_dropout < 1:
+            raise TrainingError(
+                "epochs and batch_size must be at least 1, group_dropout in [0, 1); they are "
+                f"{self.epochs}, {self.batch_size}, {self.group_dropout}"
+            )
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """`train_loss` is the mean cross-entropy with the targets, in nats."""
+
+    epoch: int
+    train_loss: float
+    rows_per_second: float
+
+
+def fit(
+    train: pd.DataFrame,
+    targets: np.ndarray,
+    spec: FeatureSpec,
+    config: TrainConfig,
+    device: str = "auto",
+) -> tuple[TrainedModel, list[EpochRecord]]:
+    """A network fitted to ``targets`` [n, members] for the rows of ``train`` [n].
+
+    Raises:
+        TrainingError: if the device does not exist, or rows and targets do not fit together.
+    """
+    model = build_model(train, spec, config)
+    model.network.to(pick_device(device))
+    prints = rank_and_size()[0] == 0
+    if prints:
+        print("epoch  train loss     rows/s")
+    history = []
+    for record in train_epochs(model, train, targets, config):
+        history.append(record)
+        if prints:
+            loss, rate = record.train_loss, record.rows_per_second
+            print(f"{record.epoch:5d} {loss:11.4f} {rate:10,.0f}", flush=True)
+    model.network.eval().cpu()
+    return model, history
+
+
+def train_epochs(
+    model: TrainedModel, train: pd.DataFrame, targets: np.ndarray, config: TrainConfig
+) -> Iterator[EpochRecord]:
+    """Train the model in place on its device; yields after each epoch.
+
+    The caller may predict with the model between epochs; the time that takes is not counted.
+    """
+    shape = (len(train), config.network.members)
+    if targets.shape != shape or not ((targets >= 0) & (targets <= 1)).all():
+        raise TrainingError(
+            f"targets must be probabilities, one row per row and one column per member: {shape}; "
+            f"they have shape {targets.shape} and range {targets.min()} to {targets.max()}"
+        )
+    network = model.network
+    device = network.encoder.median.device
+    rank, n_processes = rank_and_size()
+    n, size = len(train), min(config.batch_size, len(train))
+    if size % n_processes:
+        raise TrainingError(
+            f"the batch size must be a multiple of the number of processes; {size} rows cannot be "
+            f"divided among {n_processes}"
+        )
+    share = slice(rank, None, n_processes)  # of every batch
+    use_bf16 = bf16_is_fast(device)
+    encoded, categories = _encode(model, train)
+    if use_bf16:
+        encoded = encoded.bfloat16()
+    soft_targets = torch.from_numpy(targets.astype(np.float32)).to(device)
+
+    generator = torch.Generator(device).manual_seed(config.seed)
+    drop_groups = FeatureGroupDropout(model.spec, config.group_dropout, generator)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True
+    )
+    n_batches = n // size
+    n_steps = n_batches * config.epochs
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: _warm_up_and_cosine((step + 1) / n_steps, config.warm_up)
+    )
+
+    for epoch in range(1, config.epochs + 1):
+        started = time.perf_counter()
+        order = torch.randperm(n, generator=generator, device=device)[: n_batches * size]
+        total_loss = torch.zeros((), device=device)
+        for index in order.split(size):
+            x, c, y = (t.index_select(0, index) for t in (encoded, categories, soft_targets))
+            drop_groups(x, c)
+            with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16):
+                logits = network.logits(x[share], c[share])
+            loss = F.binary_cross_entropy_with_logits(logits.float(), y[share])
+            loss.backward()
+            if n_processes > 1:
+                average_gradients(network)
+            optimizer.step()
+            scheduler.step()
+            optimizer.zero_grad()
+            total_loss += loss.detach()  # no `item()`: it would wait for the device at every step
+        if n_processes > 1:
+            average(total_loss)
+        train_loss = float(total_loss) / n_batches  # waits for the device
+        seconds = time.perf_counter() - started
+        yield EpochRecord(epoch, train_loss, n_batches * size / seconds)
+
+
+class FeatureGroupDropout:
+    """Sets groups of numeric inputs to missing and categories to unknown, at random per row."""
+
+    def __init__(self, spec: FeatureSpec, p: float, generator: torch.Generator) -> None:
+        self.p, self.generator = p, generator
+        groups = [[name in group for name in spec.numeric] for group in spec.groups.values()]
+        membership = torch.tensor(groups, dtype=torch.float32).reshape(-1, len(spec.numeric))
+        self.membership = membership.to(generator.device)  # [groups, f]
+
+    def __call__(self, encoded: Tensor, categories: Tensor) -> None:
+        """Change encoded [n, 3 f] and categories [n, c] in place."""
+        if self.p == 0:
+            return
+        n_groups, f = self.membership.shape
+        shape = (len(encoded), n_groups + categories.shape[1])
+        random = torch.rand(shape, generator=self.generator, device=self.generator.device)
+        dropped = random < self.p
+        missing = dropped[:, :n_groups].float() @ self.membership > 0  # [n, f]
+        transforms = encoded.view(len(encoded), -1, f)  # the last one is the missing indicator
+        transforms[:, :-1].masked_fill_(missing[:, None], 0.0)
+        transforms[:, -1].masked_fill_(missing, 1.0)
+        categories *= ~dropped[:, n_groups:]
+
+
+def build_model(train: pd.DataFrame, spec: FeatureSpec, config: TrainConfig) -> TrainedModel:
+    """A network with random weights, and the encoder and vocabularies of the training rows."""
+    encoder = Encoder.fit(numeric_tensor(train, spec).numpy())
+    vocabularies = build_vocabularies(train, spec)
+    sizes = [len(vocabularies[name]) for name in spec.categorical]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        network = TabularNetwork(config.network, encoder, sizes)
+    return TrainedModel(network, spec, vocabularies, {"config": asdict(config)})
+
+
+def pick_device(device: str) -> torch.device:
+    """The device of a name; "auto" is CUDA if PyTorch finds it, else the CPU."""
+    if device not in ("auto", "cpu", "cuda"):
+        raise TrainingError(f"device must be auto, cpu or cuda, not {device!r}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise TrainingError("device is cuda and PyTorch finds no GPU: use auto or cpu")
+    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def bf16_is_fast(device: torch.device) -> bool:
+    """True if the device has instructions that multiply bf16."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def check_labels(rows: pd.DataFrame) -> None:
+    """Raise `TrainingError` unless every row has a label and both classes occur."""
+    if "label" not in rows.columns or rows["label"].isna().any():
+        raise TrainingError("every row must have a label: leave out rows without an outcome")
+    if rows["label"].nunique() < 2:
+        raise TrainingError(
+            f"training needs positive and negative labels; the {len(rows)} rows have one class: "
+            "use a longer period"
+        )
+
+
+def _encode(model: TrainedModel, rows: pd.DataFrame) -> tuple[Tensor, Tensor]:
+    """Encoded rows [n, 3 f] and categories [n, c] on the model's device."""
+    encoder = model.network.encoder
+    device = encoder.median.device
+    numeric, categories = model.tensors(rows)
+    with torch.no_grad():
+        encoded = torch.cat([encoder(part.to(device)) for part in numeric.split(PREDICT_BATCH)])
+    return encoded, categories.to(device)
+
+
+def _warm_up_and_cosine(progress: float, warm_up: float) -> float:
+    """Factor of the learning rate: linear warm-up, then cosine decay to 0."""
+    if progress < warm_up:
+        return progress / warm_up
+    return 0.5 * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up)))

@@ -1,0 +1,36 @@
+-- Live state of one carrier at one origin.
+-- Grain: one row per carrier, origin and hour, from the pair's first event on.
+-- Units: counts, minutes, shares;
+--   means and shares are smoothed by two more flights without delay (see origin_state).
+-- Known when: at the hour; events at that very moment are counted.
+WITH grid AS (
+    SELECT carrier, origin, unnest(generate_series(min(tick), $until, INTERVAL 1 HOUR)) AS tick
+    FROM flight_hours GROUP BY carrier, origin
+),
+hourly AS (
+    SELECT
+        carrier, origin, tick,
+        coalesce(sum(n_departed), 0) AS n_departed,
+        coalesce(sum(dep_delay), 0) AS dep_delay,
+        coalesce(sum(n_dep_late), 0) AS n_dep_late,
+        coalesce(sum(n_overdue), 0) AS n_overdue,
+        coalesce(sum(overdue_min), 0) AS overdue_min
+    FROM (FROM flight_hours UNION ALL BY NAME FROM grid)
+    GROUP BY ALL
+)
+SELECT
+    carrier,
+    origin,
+    n_departed AS carrier_n_departed_1h,
+    dep_delay / (n_departed + 2) AS carrier_mean_dep_delay_1h_min,
+    sum(n_departed) OVER last_3h AS carrier_n_departed_3h,
+    sum(dep_delay) OVER last_3h / (carrier_n_departed_3h + 2) AS carrier_mean_dep_delay_3h_min,
+    sum(n_dep_late) OVER last_3h / (carrier_n_departed_3h + 2) AS carrier_share_dep_late_3h,
+    n_overdue AS carrier_n_overdue,
+    overdue_min / (n_overdue + 2) AS carrier_mean_overdue_min,
+    tick AS event_timestamp
+FROM hourly
+WINDOW
+    last_3h AS (
+        PARTITION BY carrier, origin ORDER BY tick ROWS BETWEEN 2 PRECEDING AND CURRENT ROW
+    )

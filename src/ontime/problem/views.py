@@ -1,0 +1,178 @@
+"""The flight problem's stored features: one `View` per SQL file in ``sql/``.
+
+Each file states its grain, its units and when its rows become known. Views are stamped on a grid
+(hourly, daily) or on events, so that the row the historical join picks is the row the online store
+holds. `SQL_MACROS` and `INTERMEDIATE_TABLES` are created before the views, in this order.
+"""
+
+from datetime import timedelta
+from math import inf
+from pathlib import Path
+
+from ontime.features.spec import Range, View, entity_keys, feature_spec
+from ontime.problem.definition import LATE_MIN, LOCAL_ZONE
+from ontime.problem.request_features import REQUEST_FEATURES
+
+DAILY_TICK_HOUR = 8  # UTC: rates are updated in the middle of the local night
+SQL_FOLDER = Path(__file__).with_name("sql")
+SQL_MACROS = (
+    "CREATE MACRO ceil_hour(t) AS date_trunc('hour', t - INTERVAL 1 MICROSECOND) + INTERVAL 1 HOUR",
+    # The first daily tick at or after t.
+    f"CREATE MACRO ceil_daily_tick(t) AS INTERVAL {DAILY_TICK_HOUR} HOUR + INTERVAL 1 DAY + "
+    f"date_trunc('day', t - INTERVAL {DAILY_TICK_HOUR} HOUR - INTERVAL 1 MICROSECOND)",
+    f"CREATE MACRO local_time(t) AS t AT TIME ZONE '{LOCAL_ZONE}'",
+    f"CREATE MACRO late_min() AS {LATE_MIN}",
+)
+INTERMEDIATE_TABLES = ("flight_hours", "outcome_days")
+
+ORIGIN = {"origin": "string"}
+DEST = {"dest": "string"}
+CARRIER = {"carrier": "string"}
+TAILNUM = {"tailnum": "string"}
+FLIGHT = {"flight": "int32"}
+DEPARTURE_HOUR = {"departure_hour": "int32"}
+
+COUNT: Range = (0, inf)
+SHARE: Range = (0, 1)
+DELAY: Range = (-120, 2000)  # minutes; the year's extremes are -86 and 1301
+MINUTES: Range = (0, 2000)
+HOURLY_TTL = timedelta(hours=3)
+DAILY_TTL = timedelta(days=2)
+
+VIEWS = (
+    View(
+        "origin_weather",
+        ORIGIN,
+        timedelta(hours=6),  # the longest gap in the year's observations
+        {
+            "wind_speed_mph": (0, 100),
+            "wind_gust_mph": (0, 150),
+            "wind_from_north_mph": (-100, 100),
+            "wind_from_east_mph": (-100, 100),
+            "humidity_pct": (0, 100),
+            "precipitation_in": (0, 10),
+            "visibility_mi": (0, 10),
+        },
+        nullable_columns=(
+            "wind_speed_mph",
+            "wind_gust_mph",
+            "wind_from_north_mph",
+            "wind_from_east_mph",
+            "humidity_pct",
+        ),
+    ),
+    View(
+        "origin_state",
+        ORIGIN,
+        HOURLY_TTL,
+        {
+            "origin_n_departed_1h": COUNT,
+            "origin_mean_dep_delay_1h_min": DELAY,
+            "origin_share_dep_late_1h": SHARE,
+            "origin_n_departed_3h": COUNT,
+            "origin_mean_dep_delay_3h_min": DELAY,
+            "origin_share_dep_late_3h": SHARE,
+            "origin_n_overdue": COUNT,
+            "origin_mean_overdue_min": MINUTES,
+            "network_n_departed_1h": COUNT,
+            "network_mean_dep_delay_1h_min": DELAY,
+            "network_n_departed_3h": COUNT,
+            "network_mean_dep_delay_3h_min": DELAY,
+            "network_share_dep_late_3h": SHARE,
+            "network_n_overdue": COUNT,
+            "network_mean_overdue_min": MINUTES,
+        },
+    ),
+    View(
+        "carrier_origin_state",
+        CARRIER | ORIGIN,
+        HOURLY_TTL,
+        {
+            "carrier_n_departed_1h": COUNT,
+            "carrier_mean_dep_delay_1h_min": DELAY,
+            "carrier_n_departed_3h": COUNT,
+            "carrier_mean_dep_delay_3h_min": DELAY,
+            "carrier_share_dep_late_3h": SHARE,
+            "carrier_n_overdue": COUNT,
+            "carrier_mean_overdue_min": MINUTES,
+        },
+    ),
+    View(
+        "dest_state",
+        DEST,
+        HOURLY_TTL,
+        {
+            "dest_n_departed_3h": COUNT,
+            "dest_mean_dep_delay_3h_min": DELAY,
+            "dest_n_arrived_3h": COUNT,
+            "dest_mean_arr_delay_3h_min": DELAY,
+            "dest_share_arr_late_3h": SHARE,
+            "dest_n_overdue": COUNT,
+            "dest_mean_overdue_min": MINUTES,
+        },
+    ),
+    View(
+        "carrier_rates",
+        CARRIER,
+        DAILY_TTL,
+        {
+            "carrier_late_rate_1d": SHARE,
+            "carrier_late_rate_7d": SHARE,
+            "carrier_late_rate_28d": SHARE,
+            "carrier_mean_arr_delay_28d_min": DELAY,
+        },
+    ),
+    View(
+        "route_rates",
+        ORIGIN | DEST,
+        DAILY_TTL,
+        {
+            "route_late_rate_7d": SHARE,
+            "route_late_rate_28d": SHARE,
+            "route_mean_arr_delay_28d_min": DELAY,
+            "route_n_flights_28d": COUNT,
+        },
+    ),
+    View(
+        "flight_rates",
+        CARRIER | FLIGHT,
+        DAILY_TTL,
+        {
+            "flight_late_rate_28d": SHARE,
+            "flight_mean_arr_delay_28d_min": DELAY,
+            "flight_n_flights_28d": COUNT,
+        },
+    ),
+    View(
+        "origin_hour_rates",
+        ORIGIN | DEPARTURE_HOUR,
+        DAILY_TTL,
+        {
+            "origin_hour_late_rate_7d": SHARE,
+            "origin_hour_late_rate_28d": SHARE,
+            "origin_hour_mean_arr_delay_28d_min": DELAY,
+        },
+    ),
+    View(
+        "aircraft_leg",
+        TAILNUM,
+        timedelta(days=30),  # after longer it has flown elsewhere meanwhile
+        {
+            "aircraft_delay_min": DELAY,
+            "aircraft_is_landed": SHARE,
+            "aircraft_block_min": MINUTES,
+            "aircraft_earliest_return_epoch_min": (0, inf),
+        },
+        helper_columns=("aircraft_earliest_return_epoch_min",),
+    ),
+    View(
+        "aircraft",
+        TAILNUM,
+        timedelta(days=400),
+        {"aircraft_n_seats": (1, 1000), "aircraft_age_years": (0, 100)},
+        nullable_columns=("aircraft_age_years",),
+    ),
+)
+
+ENTITY_KEYS = entity_keys(VIEWS)
+FEATURE_SPEC = feature_spec(VIEWS, REQUEST_FEATURES, categorical=("carrier", "origin", "dest"))

@@ -1,0 +1,1 @@
+"""MLflow registry, logging of training runs, promotion gate and history of champions."""

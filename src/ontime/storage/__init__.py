@@ -1,0 +1,1 @@
+"""Prediction log and decision log in SQLite or Postgres, with their migrations."""

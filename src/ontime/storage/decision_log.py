@@ -1,0 +1,102 @@
+"""Retraining decisions with their results, and changes of the champion.
+
+Both tables are in the prediction log's database. A change of champion is reserved here before the
+registry's alias moves: MLflow has no compare-and-set for aliases and a primary key does, so that
+of two concurrent promotions one fails, because its challenger was evaluated against a former
+champion.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from ontime.errors import ChampionChanged
+from ontime.settings import Settings
+from ontime.storage.prediction_log import PredictionLog
+from ontime.storage.schema import CHAMPION_CHANGES, DECISIONS
+
+
+@dataclass(frozen=True)
+class ChampionChange:
+    """One row of `champion_changes`."""
+
+    number: int
+    kind: str
+    version: str
+    replaced: str | None
+    as_of: datetime
+    reasons: list[str]
+
+
+def open_decision_log(settings: Settings) -> "DecisionLog":
+    """The decision log, with its database migrated."""
+    log = PredictionLog(settings.prediction_db_url)
+    log.migrate()
+    return DecisionLog(log)
+
+
+class DecisionLog:
+    """The tables `decisions` and `champion_changes`, in the database of a prediction log."""
+
+    def __init__(self, log: PredictionLog) -> None:
+        self._log = log
+
+    def decisions(self) -> list[dict[str, Any]]:
+        """Every decision, oldest first."""
+        return self._log.rows(select(DECISIONS).order_by(DECISIONS.c.decided_at))
+
+    def last(self) -> dict[str, Any] | None:
+        """The newest decision; None before the first."""
+        newest = select(DECISIONS).order_by(DECISIONS.c.decided_at.desc()).limit(1)
+        return next(iter(self._log.rows(newest)), None)
+
+    def unfinished(self) -> list[str]:
+        """Ids of decisions to retrain without a result: the process was killed in between."""
+        where = (DECISIONS.c.action == "retrain") & DECISIONS.c.result.is_(None)
+        return [row["decision_id"] for row in self._log.rows(select(DECISIONS).where(where))]
+
+    def record(self, decision: dict[str, Any]) -> bool:
+        """Write a decision; False if a decision on the same evidence exists."""
+        try:
+            self._log.write(insert(DECISIONS).values(**decision))
+        except IntegrityError:
+            return False
+        return True
+
+    def record_result(
+        self, decision_id: str, challenger: str, promoted: bool, reasons: list[str]
+    ) -> None:
+        """Write the result of a decision to retrain."""
+        result = {
+            "challenger": challenger,
+            "result": "promoted" if promoted else "rejected",
+            "result_reasons": reasons,
+        }
+        where = DECISIONS.c.decision_id == decision_id
+        self._log.write(update(DECISIONS).where(where).values(**result))
+
+    def changes(self) -> list[ChampionChange]:
+        """Every change of the champion, oldest first."""
+        query = select(CHAMPION_CHANGES).order_by(CHAMPION_CHANGES.c.number)
+        return [ChampionChange(**row) for row in self._log.rows(query)]
+
+    def reserve_change(self, change: ChampionChange) -> None:
+        """Insert the row of a change, before the alias moves.
+
+        Raises:
+            ChampionChanged: if a change with this number exists.
+        """
+        try:
+            self._log.write(insert(CHAMPION_CHANGES).values(**vars(change)))
+        except IntegrityError:
+            raise ChampionChanged(
+                f"another process made change {change.number} of the champion meanwhile; version "
+                f"{change.version} was evaluated against {change.replaced}: evaluate it again"
+            ) from None
+
+    def cancel_change(self, number: int) -> None:
+        """Delete a reserved change, because the alias could not be moved."""
+        self._log.write(delete(CHAMPION_CHANGES).where(CHAMPION_CHANGES.c.number == number))

@@ -1,0 +1,300 @@
+"""The prediction log: each prediction with its inputs, its model version and, later, its outcome.
+
+Predictions and outcomes are in one database, SQLite by default and Postgres by URL, so that
+monitoring can join them. An outcome counts from the time at which it was known (`known_by`), not
+from the time at which it was written.
+
+- One transaction per request: `record` returns after its commit, and the response is sent after
+  `record`; ``kill -9`` loses no prediction that was returned.
+- Features as one JSON array of float32 (shortest digits that read back equal; NaN is null), names
+  stored once per list: 1.2 KB per prediction instead of 4.2 KB.
+- The first report of an outcome is kept. An equal one is a duplicate; a contradicting one is stored
+  beside it, so that results of monitoring are never rewritten.
+- Migrations run only in `migrate`. Until then each method raises `PredictionLogUnavailable`, so
+  that the API starts without a database and is not ready.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from typing import Any, cast, get_args
+
+import numpy as np
+import pandas as pd
+from sqlalchemy import Connection, Executable, Table, func, insert, select, update
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from ontime.errors import DuplicateRequest, PredictionLogUnavailable
+from ontime.problem import Instance
+from ontime.storage.engine import open_engine
+from ontime.storage.migrations import check_revision, find_revision, upgrade
+from ontime.storage.schema import (
+    FEATURE_SETS,
+    METADATA,
+    OUTCOME_CONTRADICTIONS,
+    OUTCOMES,
+    PREDICTIONS,
+    SCHEMA_VERSION,
+    SERVING_HISTORY,
+    SHADOW_PREDICTIONS,
+    LoggedOutcome,
+    OutcomeCounts,
+    Prediction,
+    UtcDateTime,
+)
+
+UTC_TIMESTAMP = "datetime64[us, UTC]"
+INSTANCE_FIELDS = list(Instance.model_fields)
+TIME_FIELDS = [
+    name
+    for name, field in Instance.model_fields.items()
+    if datetime in (field.annotation, *get_args(field.annotation))  # also an optional time
+]
+
+
+class PredictionLog:
+    """Every method raises `PredictionLogUnavailable` if the database does not respond in time."""
+
+    def __init__(self, url: str) -> None:
+        self.engine = open_engine(url)
+        self._migrated = False
+        self._feature_sets: set[str] = set()  # written by this process
+
+    def migrate(self) -> None:
+        """Upgrade the database to this code's schema; returns at once if it has that schema.
+
+        Safe if several processes call it at the same time.
+        """
+        with self._domain_errors():
+            with self.engine.connect() as connection:  # bounded by seconds, unlike `upgrade`
+                revision = find_revision(connection)
+            if revision != SCHEMA_VERSION:
+                upgrade(self.engine.url)
+        self._migrated = True
+
+    def close(self) -> None:
+        """Close the connections; the next use opens new ones."""
+        self.engine.dispose()
+
+    def record(self, predictions: Sequence[Prediction], feature_names: Sequence[str]) -> None:
+        """Write the predictions of one request, all or none.
+
+        `feature_names` [f] are those of each prediction's `features` [f].
+
+        Raises:
+            DuplicateRequest: if the request id is in the log.
+        """
+        same = {"feature_set": self._feature_set(feature_names)}
+        rows = [vars(p) | same | {"prediction_id": p.prediction_id} for p in predictions]
+        try:
+            with self._transaction() as connection:
+                connection.execute(insert(PREDICTIONS), rows)
+        except IntegrityError as error:
+            raise DuplicateRequest(predictions[0].request_id) from error
+
+    def responses(self, request_id: str) -> list[dict[str, Any]]:
+        """The logged response rows of a request, by position; empty if it is not in the log."""
+        columns = PREDICTIONS.c["prediction_id", "model_version", "probability", "decision"]
+        details = PREDICTIONS.c["uncertainty", "features_missing", "features_stale"]
+        query = select(*columns, *details, PREDICTIONS.c.request_digest)
+        query = query.where(PREDICTIONS.c.request_id == request_id)
+        return self.rows(query.order_by(PREDICTIONS.c.position))
+
+    def record_shadow(
+        self, version: str, prediction_ids: Sequence[str], probabilities: np.ndarray
+    ) -> None:
+        """Write a challenger's probabilities [n] for logged predictions [n]."""
+        rows = [
+            {"prediction_id": name, "model_version": version, "probability": probability}
+            for name, probability in zip(prediction_ids, probabilities.tolist(), strict=True)
+        ]
+        with self._transaction() as connection:
+            connection.execute(insert(SHADOW_PREDICTIONS), rows)
+
+    def record_outcomes(self, outcomes: Sequence[LoggedOutcome]) -> OutcomeCounts:
+        """Write outcomes, idempotent by instance."""
+        try:
+            return self._record_outcomes(outcomes)
+        except IntegrityError:  # a concurrent report inserted one of them; the retry reads it
+            return self._record_outcomes(outcomes)
+
+    def _record_outcomes(self, outcomes: Sequence[LoggedOutcome]) -> OutcomeCounts:
+        with self._transaction() as connection:
+            first = _logged_outcomes(connection, {outcome.instance_id for outcome in outcomes})
+            accepted, contradicting = [], []
+            for outcome in outcomes:
+                if (logged := first.setdefault(outcome.instance_id, outcome)) is outcome:
+                    accepted.append(outcome)
+                elif not outcome.agrees(logged):
+                    contradicting.append(outcome)
+            reported = {"reported_at": datetime.now(UTC)}
+            _insert(connection, OUTCOMES, [vars(o) | reported for o in accepted])
+            _insert(connection, OUTCOME_CONTRADICTIONS, [vars(o) | reported for o in contradicting])
+            predicted = _count_predicted(connection, [o.instance_id for o in accepted])
+        return OutcomeCounts(
+            accepted=len(accepted),
+            duplicates=len(outcomes) - len(accepted) - len(contradicting),
+            contradictions=len(contradicting),
+            never_predicted=len(accepted) - predicted,
+            contradicting=[outcome.instance_id for outcome in contradicting],
+        )
+
+    def served(
+        self, since: datetime, until: datetime, known_by: datetime | None = None
+    ) -> pd.DataFrame:
+        """Predictions with since <= as_of < until, each with its outcome if known by `known_by`.
+
+        One row per prediction, ordered by as_of and instance: the columns of `predictions`, the
+        request fields, one float32 column per feature (NaN = missing or stale), `label` (boolean,
+        NA = not known) and `known_at`. Times are UTC timestamps.
+        """
+        known = OUTCOMES.c.instance_id == PREDICTIONS.c.instance_id
+        if known_by is not None:
+            known &= OUTCOMES.c.known_at <= known_by
+        query = (
+            select(PREDICTIONS, *OUTCOMES.c["label", "known_at"])
+            .outerjoin_from(PREDICTIONS, OUTCOMES, known)
+            .where(PREDICTIONS.c.as_of >= since, PREDICTIONS.c.as_of < until)
+            .order_by(*PREDICTIONS.c["as_of", "instance_id", "prediction_id"])
+        )
+        times = [
+            column.name for column in query.selected_columns if isinstance(column.type, UtcDateTime)
+        ]
+        types = dict.fromkeys(times, UTC_TIMESTAMP)  # also where there is no row
+        return self._frame(query).astype(types | {"label": "boolean", "decision": "boolean"})
+
+    def recent_inputs(self, n: int) -> pd.DataFrame:
+        """Inputs of the last `n` predictions: the request fields and every feature."""
+        columns = PREDICTIONS.c["instance", "feature_set", "features"]
+        return self._frame(select(*columns).order_by(PREDICTIONS.c.predicted_at.desc()).limit(n))
+
+    def shadow_scores(self, version: str) -> pd.Series:
+        """Probabilities of a challenger that scored in the background, by prediction_id."""
+        table = SHADOW_PREDICTIONS
+        query = select(*table.c["prediction_id", "probability"])
+        rows = self.rows(query.where(table.c.model_version == version))
+        return pd.Series(
+            {row["prediction_id"]: row["probability"] for row in rows}, dtype="float64"
+        )
+
+    def record_deployment(
+        self, version: str, at: datetime, trained_through: str | None
+    ) -> datetime:
+        """Write that a version is deployed from `at` on; returns since when it is deployed.
+
+        A restart or a second replica with the same version continues its row.
+        """
+        table = SERVING_HISTORY
+        with self._transaction() as connection:
+            latest = select(table).order_by(table.c.id.desc()).limit(1)
+            last = connection.execute(latest).mappings().first()
+            if last is not None and last["version"] == version:
+                return cast("datetime", last["serving_since"])
+            connection.execute(update(table).where(table.c.until.is_(None)).values(until=at))
+            row = {
+                "version": version,
+                "reason": _reason(last["version"] if last else None, version),
+                "trained_through": trained_through,
+                "serving_since": at,
+            }
+            connection.execute(insert(table), row)
+        return at
+
+    def history(self) -> list[dict[str, Any]]:
+        """Which version was deployed when, and why it changed; oldest first."""
+        return self.rows(select(SERVING_HISTORY).order_by(SERVING_HISTORY.c.id))
+
+    def counts(self) -> dict[str, int]:
+        """Number of rows per table."""
+        return {
+            table.name: self.rows(select(func.count().label("n")).select_from(table))[0]["n"]
+            for table in METADATA.tables.values()
+        }
+
+    def check(self) -> None:
+        """Raise unless the database responds and has this code's schema."""
+        self.rows(select(1))
+
+    def rows(self, query: Executable) -> list[dict[str, Any]]:
+        with self._transaction() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
+
+    def write(self, statement: Executable) -> None:
+        """Run one statement in a transaction of its own."""
+        with self._transaction() as connection:
+            connection.execute(statement)
+
+    def _frame(self, query: Executable) -> pd.DataFrame:
+        with self._transaction() as connection:
+            result = connection.execute(query)
+            frame = pd.DataFrame(result.all(), columns=list(result.keys()))
+        instances = pd.DataFrame(frame.pop("instance").tolist(), columns=INSTANCE_FIELDS)
+        for name in TIME_FIELDS:
+            times = pd.to_datetime(instances[name], utc=True, format="ISO8601")
+            instances[name] = times.astype(UTC_TIMESTAMP)
+        sets, features = frame.pop("feature_set"), frame.pop("features")
+        names = {row["feature_set"]: row["names"] for row in self.rows(select(FEATURE_SETS))}
+        parts = [_numbers(rows, names[key]) for key, rows in features.groupby(sets)]
+        return frame.join([instances, pd.concat(parts)] if parts else instances)
+
+    def _feature_set(self, names: Sequence[str]) -> str:
+        key = hashlib.blake2b("\n".join(names).encode(), digest_size=8).hexdigest()
+        if key not in self._feature_sets:
+            with suppress(IntegrityError), self._transaction() as connection:  # another process
+                connection.execute(insert(FEATURE_SETS), {"feature_set": key, "names": names})
+            self._feature_sets.add(key)
+        return key
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        with self._domain_errors(), self.engine.begin() as connection:
+            if not self._migrated:
+                check_revision(connection)
+                self._migrated = True
+            yield connection
+
+    @contextmanager
+    def _domain_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except IntegrityError:
+            raise
+        except (DBAPIError, PoolTimeout) as error:
+            where = self.engine.url.render_as_string(hide_password=True)
+            cause = error.orig if isinstance(error, DBAPIError) else error
+            raise PredictionLogUnavailable(
+                f"the prediction log {where} does not work: {cause}"
+            ) from error
+
+
+def _numbers(rows: pd.Series, names: list[str]) -> pd.DataFrame:
+    values = np.array(rows.tolist(), dtype=np.float32)  # None becomes NaN
+    return pd.DataFrame(values, columns=names, index=rows.index)
+
+
+def _logged_outcomes(
+    connection: Connection, instance_ids: Iterable[str]
+) -> dict[str, LoggedOutcome]:
+    columns = OUTCOMES.c["instance_id", "label", "details", "known_at"]
+    rows = connection.execute(select(*columns).where(OUTCOMES.c.instance_id.in_(instance_ids)))
+    return {row.instance_id: LoggedOutcome(*row) for row in rows}
+
+
+def _insert(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
+    if rows:
+        connection.execute(insert(table), rows)
+
+
+def _count_predicted(connection: Connection, instance_ids: Sequence[str]) -> int:
+    instance_id = PREDICTIONS.c.instance_id
+    query = select(func.count(instance_id.distinct())).where(instance_id.in_(instance_ids))
+    return int(connection.execute(query).scalar_one())
+
+
+def _reason(before: str | None, version: str) -> str:
+    """Registry versions increase, so that a lower number is a rollback."""
+    if before is None:
+        return "start"
+    return "rollback" if int(version) < int(before) else "promotion"

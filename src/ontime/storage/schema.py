@@ -1,0 +1,207 @@
+"""The tables of the prediction log and the decision log, and their rows.
+
+Comments state grain, keys and units. All times are UTC. Two clocks: `as_of`, `known_at`, `due_at`
+and `decided_at` are on the clock of the prediction request (simulated in a replay); `predicted_at`,
+`reported_at` and the serving history are wall clock. A change here needs a migration.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    Double,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.types import TypeDecorator
+
+SCHEMA_VERSION = "0002"  # the newest revision in migrations/versions
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Aware times in UTC, also in SQLite, which stores no time zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is not None and value.tzinfo is None:
+            raise ValueError(f"a logged time has a time zone; {value!r} has none: pass it in UTC")
+        return value.astimezone(UTC) if value is not None else None
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None or value.tzinfo is not None:
+            return value and value.astimezone(UTC)
+        return value.replace(tzinfo=UTC)
+
+
+METADATA = MetaData()
+
+PREDICTIONS = Table(
+    "predictions",
+    METADATA,
+    Column("prediction_id", Text, primary_key=True, comment="<request_id>-<position>"),
+    Column("request_id", Text, nullable=False, comment="the Idempotency-Key, or generated"),
+    Column("trace_id", Text, nullable=False, comment="X-Request-ID; also in the API's log lines"),
+    Column("request_digest", Text, nullable=False, comment="of the body, to recognise a retry"),
+    Column("instance_id", Text, nullable=False, comment="the id under which outcomes arrive"),
+    Column("model_version", Text, nullable=False),
+    Column("feature_set", Text, nullable=False, comment="names of features, in feature_sets"),
+    Column("position", Integer, nullable=False, comment="index of the instance in its request"),
+    Column("probability", Double, nullable=False, comment="0 to 1"),
+    Column("uncertainty", Double, nullable=False, comment="std of the ensemble members"),
+    Column("decision", Boolean, comment="probability >= threshold; null: logged before 0002"),
+    Column("instance", JSON, nullable=False, comment="the request fields"),
+    Column("features", JSON, nullable=False, comment="float32 numbers, null = missing or stale"),
+    Column("features_missing", JSON, nullable=False, comment="names, never stored"),
+    Column("features_stale", JSON, nullable=False, comment="names, older than their view's TTL"),
+    Column("predicted_at", UtcDateTime, nullable=False, comment="wall clock"),
+    Column("as_of", UtcDateTime, nullable=False, comment="prediction time"),
+    Column("due_at", UtcDateTime, nullable=False, comment="when the outcome is expected"),
+    UniqueConstraint("request_id", "position"),
+    Index("predictions_by_instance", "instance_id"),
+    Index("predictions_by_as_of", "as_of"),
+    Index("predictions_by_time", "predicted_at"),
+    comment="One row per instance of a request; an instance predicted twice has two rows.",
+)
+
+FEATURE_SETS = Table(
+    "feature_sets",
+    METADATA,
+    Column("feature_set", Text, primary_key=True, comment="digest of the names"),
+    Column("names", JSON, nullable=False, comment="in the order of predictions.features"),
+    comment="One row per list of features; written once instead of in every prediction.",
+)
+
+SHADOW_PREDICTIONS = Table(
+    "shadow_predictions",
+    METADATA,
+    Column("prediction_id", Text, primary_key=True, comment="the prediction that was returned"),
+    Column("model_version", Text, primary_key=True, comment="the challenger"),
+    Column("probability", Double, nullable=False, comment="0 to 1, never returned"),
+    comment="One row per prediction and challenger that scored it in the background.",
+)
+
+OUTCOMES = Table(
+    "outcomes",
+    METADATA,
+    Column("instance_id", Text, primary_key=True),
+    Column("label", Boolean, nullable=False),
+    Column("details", JSON, nullable=False, comment="what was reported"),
+    Column("known_at", UtcDateTime, nullable=False, comment="on the clock of as_of"),
+    Column("reported_at", UtcDateTime, nullable=False, comment="wall clock"),
+    comment="One row per instance: the first report of its outcome, predicted or not.",
+)
+
+OUTCOME_CONTRADICTIONS = Table(
+    "outcome_contradictions",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("instance_id", Text, nullable=False, index=True),
+    Column("label", Boolean, nullable=False),
+    Column("details", JSON, nullable=False),
+    Column("known_at", UtcDateTime, nullable=False),
+    Column("reported_at", UtcDateTime, nullable=False),
+    comment="One row per report that contradicts the first one. Append-only.",
+)
+
+SERVING_HISTORY = Table(
+    "serving_history",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("version", Text, nullable=False),
+    Column("reason", Text, nullable=False, comment="start, promotion or rollback"),
+    Column("trained_through", Text, comment="ISO 8601, from the model"),
+    Column("serving_since", UtcDateTime, nullable=False, comment="wall clock, inclusive"),
+    Column("until", UtcDateTime, comment="wall clock, exclusive; null while it is deployed"),
+    comment="One row per period in which one version was deployed; a restart continues it.",
+)
+
+DECISIONS = Table(
+    "decisions",
+    METADATA,
+    Column("decision_id", Text, primary_key=True, comment="digest of the evidence"),
+    Column("decided_at", UtcDateTime, nullable=False, comment="on the clock of as_of"),
+    Column("action", Text, nullable=False, comment="keep or retrain"),
+    Column("reasons", JSON, nullable=False, comment="objects of code, value, limit and text"),
+    Column("evidence", JSON, nullable=False, comment="every number that the rules used"),
+    Column("challenger", Text, comment="version that a retrain registered; null: none (yet)"),
+    Column("result", Text, comment="promoted or rejected; null: keep, or not finished"),
+    Column("result_reasons", JSON, comment="the gate's sentences"),
+    comment="One row per decision about retraining, also the decisions to keep.",
+)
+
+CHAMPION_CHANGES = Table(
+    "champion_changes",
+    METADATA,
+    Column("number", Integer, primary_key=True, comment="1, 2, 3, ... without gaps"),
+    Column("kind", Text, nullable=False, comment="promotion or rollback"),
+    Column("version", Text, nullable=False, comment="the new champion"),
+    Column("replaced", Text, comment="champion before; null for the first"),
+    Column("as_of", UtcDateTime, nullable=False, comment="on the clock of as_of"),
+    Column("reasons", JSON, nullable=False, comment="sentences"),
+    comment="One row per change of the champion; the last row is the truth.",
+)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One row of `predictions`; `features` is float32 [f], NaN for a missing or stale feature."""
+
+    request_id: str
+    position: int
+    trace_id: str
+    request_digest: str
+    instance_id: str
+    model_version: str
+    probability: float
+    uncertainty: float  # standard deviation of the ensemble members' probabilities
+    decision: bool
+    features: np.ndarray
+    features_missing: Sequence[str]
+    features_stale: Sequence[str]
+    as_of: datetime
+    due_at: datetime
+    predicted_at: datetime
+    instance: dict[str, Any]  # request field -> JSON value or aware datetime
+
+    @property
+    def prediction_id(self) -> str:
+        return f"{self.request_id}-{self.position}"
+
+
+@dataclass(frozen=True)
+class LoggedOutcome:
+    """The outcome of an instance; `details` holds JSON values."""
+
+    instance_id: str
+    label: bool
+    details: dict[str, Any]
+    known_at: datetime
+
+    def agrees(self, other: "LoggedOutcome") -> bool:
+        """True if both report the same fact; when it became known does not matter."""
+        return (self.label, self.details) == (other.label, other.details)
+
+
+@dataclass(frozen=True)
+class OutcomeCounts:
+    """Result of one report: accepted + duplicates + contradictions == outcomes reported."""
+
+    accepted: int
+    duplicates: int
+    contradictions: int
+    never_predicted: int  # of the accepted outcomes
+    contradicting: list[str]  # instance ids

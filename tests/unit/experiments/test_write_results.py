@@ -1,0 +1,169 @@
+"""The results page and the README's table are written from the reports alone."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.write_results import BEGIN, COMMANDS, END, PICTURES, table, write_results
+
+DIFFERENCE = {"difference": -0.0065, "low": -0.011, "high": -0.0024}
+NONE = dict.fromkeys(DIFFERENCE)
+SCORES = {"auc": 0.77, "pr_auc": 0.6, "log_loss": 0.4892, "brier": 0.15, "ece": 0.014}
+PERIOD = {"start": "2024-05-01T00:00:00+00:00", "end": "2024-08-01T00:00:00+00:00"}
+
+
+def backtest_rows(month: str) -> list[dict[str, Any]]:
+    scores = SCORES | {"month": month, "n": 900.0, "positive_rate": 0.25}
+    interval = {"ece_low": 0.01, "ece_high": 0.02}
+    return [
+        {"model": name} | scores | interval | difference
+        for name, difference in (
+            ("network", NONE), ("teachers", DIFFERENCE), ("lightgbm", DIFFERENCE),
+        )
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def reports() -> dict[str, Any]:
+    seconds = ("redis_pause", "redis_stop", "postgres_pause", "postgres_stop")
+    return {
+        "demo": {
+            "machine": "2 cores, Python 3.12",
+            "seconds": {"to_first_prediction": 63.2, "replay": 425.0, "total": 543.0},
+            "peak_rss_gb": 3.21,
+            "models": {"network": SCORES, "lightgbm": SCORES},
+            "serving": {"requests": 3889, "failed": 0, "p50_ms": 56.4, "p99_ms": 118.0},
+            "parity": {"checked": 5_228_249, "mismatched": 0},
+            "replay": PERIOD
+            | {"predictions": 85_709, "outcomes": 85_410, "lost": 0, "doubled": 0}
+            | {"retrains": 6, "promotions": 5, "rejections": 1}
+            | {"serving_log_loss": 0.4892, "frozen_log_loss": 0.4956, "difference": -0.0065}
+            | {"interval": [-0.011, -0.0024], "serving_ece": 0.0147, "frozen_ece": 0.0289},
+            "events": [
+                {"at": PERIOD["start"], "kind": "retrain", "label": "v2", "reason": "scheduled"}
+            ],
+        },
+        "scheduled-baseline-28": PERIOD
+        | {"days": 28, "models": 4}
+        | {"log_loss": {"served": 0.4892, "scheduled": 0.4855, "frozen": 0.4956}}
+        | {"served_minus_scheduled": DIFFERENCE, "scheduled_minus_frozen": DIFFERENCE},
+        "backtest": {
+            "rows": [*backtest_rows("2024-05"), *backtest_rows("all"), *backtest_rows("holdout")]
+        },
+        "bench": {
+            "training": {"log_loss": {"network": 0.551, "lightgbm": 0.552}},
+            "ratios": [
+                {"what": "training, rows/s", "ours": 300_000.0, "to": "ordinary loop"}
+                | {"beside": 30_000.0, "ratio": 10.0, "limit": "at least 5", "kept": True},
+                {"what": "to LightGBM's log-loss, s", "ours": None, "to": "LightGBM"}
+                | {"beside": 8.0, "ratio": None, "limit": "at most 1", "kept": False},
+                {"what": "scoring arrays, rows/s", "ours": 2.0, "to": "LightGBM"}
+                | {"beside": 4.0, "ratio": 0.5, "limit": None, "kept": None},
+            ],
+        },
+        "export": [{"what": "float32", "mb": 0.5, "rows_per_second": 1e6, "max_difference": 1e-7}],
+        "e2e": {
+            "up_seconds": 90.1, "rebuild_seconds": 8.0, "ontime-serving_gb": 1.2,
+            "ontime-pipelines_gb": 2.3, "recovery_seconds": {"redis": 1.0, "postgres": 2.5},
+            "disk_freed_to_answer_seconds": 1.0, "api_restart_without_registry_seconds": 9.0,
+            "up_after_kill_seconds": 40.0, **{f"{name}_503_seconds": 2.0 for name in seconds},
+        },
+    }  # fmt: skip
+
+
+@pytest.fixture
+def reports_dir(reports: dict[str, Any], tmp_path: Path) -> Path:
+    folder = tmp_path / "reports"
+    folder.mkdir()
+    for name, report in reports.items():
+        (folder / f"{name}.json").write_text(json.dumps(report))
+    for picture in PICTURES:
+        (folder / picture).write_bytes(picture.encode())
+    return folder
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "README.md").write_text(f"# Title\n\n{BEGIN}\nold\n{END}\n\nText.\n")
+    return tmp_path
+
+
+def test_only_the_table_between_the_marks_of_the_readme_is_replaced(
+    reports_dir: Path, root: Path
+) -> None:
+    write_results(reports_dir, root)
+    before, rest = (root / "README.md").read_text().split(BEGIN)
+    block, after = rest.split(END)
+    assert (before, after) == ("# Title\n\n", "\n\nText.\n")
+    lines = block.strip().splitlines()
+    assert all(line.startswith("| ") for line in lines) and len(lines) <= 2 + 6
+    assert "0.4892 against 0.4956: -0.0065 [-0.0110, -0.0024]" in block
+    assert "5,228,249; 0 mismatched" in block and "| 6, 5, 1 |" in block and "0.4855" in block
+    write_results(reports_dir, root)  # a second run replaces the block again
+    assert (root / "README.md").read_text().count("0.4855") == 1
+
+
+def test_the_page_has_every_table_and_its_pictures(reports_dir: Path, root: Path) -> None:
+    write_results(reports_dir, root)
+    page = (root / "docs" / "results.md").read_text()
+    for text in (
+        "| retrain v2 | scheduled |",
+        "| first version kept | 0.4956 | -0.0065 [-0.0110, -0.0024] |",
+        "| served | 0.4892 |  |",
+        "2024-05 to 2024-05",
+        "| holdout | 900 | 0.250 |",
+        "| network | 0.7700 | 0.6000 | 0.4892 | 0.1500 | 0.0140 [0.0100, 0.0200] |  |",
+        "| training, rows/s | 300,000 | 30,000 (ordinary loop) | 10.00 | at least 5 |",
+        "| to LightGBM's log-loss, s | never | 8.00 (LightGBM) | never | at most 1: missed |",
+        "| scoring arrays, rows/s | 2.00 | 4.00 (LightGBM) | 0.50 |  |",
+        "| float32 | 0.50 | 1,000,000 | 1.0e-07 |",
+        "| killed, s until healthy | postgres 2.5, redis 1.0 |",
+        "| image for serving / for everything else, GB | 1.2 / 2.3 |",
+    ):
+        assert text in page, text
+    for picture in PICTURES:
+        assert (root / "docs" / "images" / picture).read_bytes() == picture.encode()
+        assert f"(images/{picture})" in page
+
+
+def test_a_cell_that_needs_a_null_is_empty() -> None:
+    assert table([{"a": None, "b": 1}], {"a": "{a:.2f}", "b": "{b}"}).endswith("|  | 1 |")
+
+
+@pytest.mark.parametrize("name", ["demo", "scheduled-baseline-28"])
+def test_a_required_report_that_does_not_exist_is_named_with_its_command(
+    name: str, reports_dir: Path, root: Path
+) -> None:
+    (reports_dir / f"{name}.json").unlink()
+    with pytest.raises(FileNotFoundError, match=f"{name}.json .*`{COMMANDS[name]}`"):
+        write_results(reports_dir, root)
+    assert "old" in (root / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["backtest", "bench", "export", "e2e"])
+def test_a_section_without_its_report_names_the_command(
+    name: str, reports_dir: Path, root: Path
+) -> None:
+    (reports_dir / f"{name}.json").unlink()
+    write_results(reports_dir, root)
+    page = (root / "docs" / "results.md").read_text()
+    assert f"Not measured at this revision; `{COMMANDS[name]}` does." in page
+    assert page.count("Not measured") == 1
+
+
+def test_a_scheduled_baseline_of_another_replay_is_an_error(
+    reports: dict[str, Any], reports_dir: Path, root: Path
+) -> None:
+    other = reports["scheduled-baseline-28"] | {"end": "2024-09-01T00:00:00+00:00"}
+    (reports_dir / "scheduled-baseline-28.json").write_text(json.dumps(other))
+    with pytest.raises(ValueError, match="must be of the demo's replay"):
+        write_results(reports_dir, root)
+
+
+@pytest.mark.parametrize("text", ["no marks", f"{BEGIN}", f"{BEGIN}{END}{BEGIN}{END}"])
+def test_a_readme_must_have_each_mark_once(text: str, reports_dir: Path, root: Path) -> None:
+    (root / "README.md").write_text(text)
+    with pytest.raises(ValueError, match="must have each of the marks"):
+        write_results(reports_dir, root)

@@ -1,0 +1,116 @@
+"""A saved model loads bit-identically, and files that do not belong together do not load."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from ontime.errors import ModelError
+from ontime.models.serialization import TrainedModel
+from tests.unit.models.synthetic import SPEC, synthetic_rows
+
+
+@pytest.fixture
+def saved(model: TrainedModel, tmp_path: Path) -> Path:
+    model.save(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def description(directory: Path) -> dict[str, object]:
+    return json.loads((directory / "model.json").read_text())
+
+
+def edit(directory: Path, **changes: object) -> None:
+    (directory / "model.json").write_text(json.dumps(description(directory) | changes))
+
+
+def test_a_loaded_model_is_the_saved_one_bit_for_bit(model: TrainedModel, saved: Path) -> None:
+    loaded = TrainedModel.load(saved)
+    frame = synthetic_rows(500, seed=3)
+    assert (loaded.predict(frame) == model.predict(frame)).all()
+    assert loaded.spec == model.spec
+    assert loaded.vocabularies == model.vocabularies
+    assert loaded.metadata == model.metadata
+    assert loaded.network.config == model.network.config
+
+
+def test_saving_twice_gives_the_same_bytes(model: TrainedModel, saved: Path) -> None:
+    again = saved.with_name("again")
+    model.save(again)
+    for name in ("weights.safetensors", "model.json"):
+        assert (again / name).read_bytes() == (saved / name).read_bytes()
+
+
+def test_the_directory_holds_two_readable_files_and_no_pickle(saved: Path) -> None:
+    assert sorted(p.name for p in saved.iterdir()) == ["model.json", "weights.safetensors"]
+    assert description(saved)["numeric"] == list(SPEC.numeric)
+    assert description(saved)["metadata"]["threshold"] == 0.3  # type: ignore[index]
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "model.json"])
+def test_an_absent_file_is_named(saved: Path, name: str) -> None:
+    (saved / name).unlink()
+    with pytest.raises(ModelError, match=f"{name} does not exist"):
+        TrainedModel.load(saved)
+
+
+def test_an_older_format_is_an_error_that_says_what_to_do(saved: Path) -> None:
+    edit(saved, format=3)
+    with pytest.raises(ModelError, match="has format 3, this code reads format 4: train the model"):
+        TrainedModel.load(saved)
+
+
+def test_changed_weights_do_not_load(saved: Path) -> None:
+    path = saved / "weights.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ModelError, match=r"weights\.safetensors: the SHA-256 is"):
+        TrainedModel.load(saved)
+
+
+def test_features_in_another_order_than_the_weights_do_not_load(saved: Path) -> None:
+    edit(saved, numeric=["age", "size", "load"])
+    with pytest.raises(ModelError, match="features and vocabularies"):
+        TrainedModel.load(saved)
+
+
+def test_a_network_of_another_size_does_not_load(saved: Path) -> None:
+    """The weights of this one would take 40 petabytes: shapes are compared before."""
+    network = description(saved)["network"]
+    assert isinstance(network, dict)
+    edit(saved, network=network | {"hidden": 10**8})
+    with pytest.raises(ModelError, match=r"hidden\.0\.\w+ has shape"):
+        TrainedModel.load(saved)
+
+
+def test_weights_that_are_not_finite_do_not_load(model: TrainedModel, saved: Path) -> None:
+    path = saved / "weights.safetensors"
+    weights = load_file(path)
+    weights["output.bias"][0] = float("nan")
+    inputs = json.dumps([SPEC.numeric, list(model.vocabularies.items())])
+    save_file(weights, path, metadata={"inputs": inputs})
+    edit(saved, weights_sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    with pytest.raises(ModelError, match=r"output\.bias holds NaN"):
+        TrainedModel.load(saved)
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "[]"])
+def test_a_description_that_is_not_one_does_not_load(saved: Path, text: str) -> None:
+    (saved / "model.json").write_text(text)
+    with pytest.raises(ModelError, match=r"model\.json"):
+        TrainedModel.load(saved)
+
+
+def test_loading_and_explaining_import_no_package_of_training() -> None:
+    code = (
+        "import sys, ontime.models.serialization, ontime.models.explanation\n"
+        "heavy = {'sklearn', 'mlflow', 'feast', 'lightgbm', 'duckdb', 'prefect', 'matplotlib'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,185 @@
+"""The decision table: every guard and every trigger."""
+
+import json
+from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from monitoring.drift import ColumnDrift, Drift
+from monitoring.performance import Estimate, Performance
+from monitoring.retrain_policy import (
+    CALIBRATION_BIAS,
+    COOLDOWN,
+    EXCESS_LOG_LOSS,
+    MAX_AGE,
+    MIN_COVERAGE,
+    MonitoringSnapshot,
+    RetrainHistory,
+    UnsatisfiableRule,
+    check_rules,
+    decide,
+)
+from ontime.problem import MIN_MONITORING_DAYS as MIN_DAYS
+from ontime.problem import MIN_MONITORING_LABELS as MIN_LABELS
+
+NOW = datetime(2020, 7, 3, tzinfo=UTC)
+FINE = {
+    "auc": Estimate(0.77, 0.75, 0.79),
+    "log_loss": Estimate(0.48, 0.45, 0.51),
+    "calibration_bias": Estimate(0.002, -0.02, 0.024),
+    "excess_log_loss": Estimate(0.004, -0.02, 0.03),
+}
+PERFORMANCE = Performance(
+    since="2020-06-05T00:00:00+00:00",
+    until="2020-07-02T23:00:00+00:00",
+    known_by=NOW.isoformat(),
+    n_served=13 * MIN_LABELS,
+    n_due=12 * MIN_LABELS,
+    n_known=12 * MIN_LABELS - 10,
+    n_days=28,
+    label_coverage=0.995833,
+    mean_prediction=0.29,
+    positive_rate=0.288,
+    scores=FINE,
+    validation={"log_loss": 0.47},
+)
+SNAPSHOT = MonitoringSnapshot(
+    now=NOW, champion="3", trained_through=NOW - timedelta(days=20), performance=PERFORMANCE
+)
+
+
+def measured(snapshot: MonitoringSnapshot = SNAPSHOT, **changes: object) -> MonitoringSnapshot:
+    return replace(snapshot, performance=replace(snapshot.performance, **changes))  # type: ignore[arg-type]
+
+
+def scored(name: str, value: float, low: float, high: float) -> MonitoringSnapshot:
+    return measured(scores=FINE | {name: Estimate(value, low, high)})
+
+
+def drift(share: float) -> Drift:
+    column = ColumnDrift("wasserstein", 0.9, 0.1, True, 0.0, 0.0)
+    columns = {f"column_{i}": column for i in range(8)}
+    return Drift(share, columns, column, {"gone": "all missing in current rows"}, *[5000] * 4)
+
+
+NONE = RetrainHistory()
+RECENT = RetrainHistory(last_retrain=NOW - COOLDOWN + timedelta(hours=1))
+COOLED_DOWN = RetrainHistory(last_retrain=NOW - COOLDOWN)
+BIASED = scored("calibration_bias", -0.06, -0.10, -0.02)
+OLD = replace(SNAPSHOT, trained_through=NOW - MAX_AGE)
+NOT_YET_OLD = replace(SNAPSHOT, trained_through=NOW - MAX_AGE + timedelta(hours=1))
+TOO_HIGH = EXCESS_LOG_LOSS + 0.01
+
+TABLE = {
+    "nothing wrong": (SNAPSHOT, NONE, "keep", "within_limits"),
+    "few labels": (measured(BIASED, n_known=MIN_LABELS - 1), NONE, "keep", "too_few_labels"),
+    "few days": (measured(BIASED, n_days=MIN_DAYS - 1), NONE, "keep", "too_few_labels"),
+    "no scores": (measured(BIASED, scores={}), NONE, "keep", "too_few_labels"),
+    "coverage": (
+        measured(BIASED, label_coverage=MIN_COVERAGE - 0.01), NONE, "keep", "labels_missing",
+    ),
+    "cooldown": (BIASED, RECENT, "keep", "cooldown"),
+    "predictions too low": (BIASED, NONE, "retrain", "calibration"),
+    "predictions too high": (
+        scored("calibration_bias", 0.06, 0.02, 0.10), NONE, "retrain", "calibration",
+    ),
+    "a small bias": (
+        scored("calibration_bias", CALIBRATION_BIAS - 0.001, 0.02, 0.04),
+        NONE, "keep", "within_limits",
+    ),
+    "a bias whose interval is near zero": (
+        scored("calibration_bias", -0.06, -0.12, -0.005), NONE, "keep", "within_limits",
+    ),
+    "worse than validation": (
+        scored("excess_log_loss", TOO_HIGH, 0.01, 0.09), NONE, "retrain", "log_loss",
+    ),
+    "worse, but perhaps by chance": (
+        scored("excess_log_loss", TOO_HIGH, -0.01, 0.09), NONE, "keep", "within_limits",
+    ),
+    "better than validation": (
+        scored("excess_log_loss", -0.06, -0.09, -0.03), NONE, "keep", "within_limits",
+    ),
+    "old": (OLD, NONE, "retrain", "scheduled"),
+    "not yet old": (NOT_YET_OLD, NONE, "keep", "within_limits"),
+    "cooldown over": (OLD, COOLED_DOWN, "retrain", "scheduled"),
+    "every column drifted": (replace(SNAPSHOT, drift=drift(1.0)), NONE, "keep", "within_limits"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("snapshot", "history", "action", "code"), TABLE.values(), ids=TABLE)
+def test_decision_table(
+    snapshot: MonitoringSnapshot, history: RetrainHistory, action: str, code: str
+) -> None:
+    decision = decide(snapshot, history)
+    assert decision.action == action
+    assert decision.reasons[0].code == code
+
+
+def test_the_same_evidence_is_not_decided_twice() -> None:
+    first = decide(BIASED, NONE)
+    history = RetrainHistory(frozenset({first.decision_id}))
+    again = decide(BIASED, history)
+    later = decide(replace(BIASED, now=NOW + timedelta(hours=1)), history)
+    assert first.action == "retrain" and again.action == later.action == "keep"
+    assert again.reasons[0].code == "decided_already"
+    assert again.reasons[0].value == first.decision_id
+
+
+def test_new_labels_are_new_evidence() -> None:
+    first = decide(BIASED, NONE)
+    history = RetrainHistory(frozenset({first.decision_id}))
+    more = decide(measured(BIASED, n_known=12 * MIN_LABELS), history)
+    assert more.decision_id != first.decision_id and more.action == "retrain"
+
+
+def test_a_difference_in_the_last_bits_is_the_same_evidence() -> None:
+    a, b = scored("auc", 0.1 + 0.2, 0.2, 0.4), scored("auc", 0.3, 0.2, 0.4)
+    assert decide(a, NONE).decision_id == decide(b, NONE).decision_id
+
+
+def test_every_guard_and_every_trigger_held_back_is_a_reason() -> None:
+    snapshot = measured(replace(BIASED, trained_through=NOW - MAX_AGE), n_known=MIN_LABELS - 1)
+    codes = [reason.code for reason in decide(snapshot, RECENT).reasons]
+    assert codes == [
+        "too_few_labels",
+        "cooldown",
+        "held_back_calibration",
+        "held_back_scheduled",
+    ]
+
+
+def test_a_reason_has_the_value_and_the_limit_that_it_broke() -> None:
+    decision = decide(replace(BIASED, trained_through=NOW - MAX_AGE), NONE)
+    calibration, scheduled = decision.reasons
+    assert (calibration.code, calibration.value, calibration.limit) == (
+        "calibration",
+        -0.06,
+        CALIBRATION_BIAS,
+    )
+    assert "-0.060 [-0.100, -0.020]" in calibration.text
+    assert (scheduled.value, scheduled.limit) == (28.0, 28.0)
+    (few_days,) = decide(measured(n_days=MIN_DAYS - 1), NONE).reasons
+    assert (few_days.value, few_days.limit) == (MIN_DAYS - 1, MIN_DAYS)
+
+
+def test_drift_is_in_the_evidence_as_the_explanation() -> None:
+    evidence = decide(replace(SNAPSHOT, drift=drift(0.68)), NONE).evidence
+    assert evidence["drift"]["share_drifted"] == 0.68
+    assert len(evidence["drift"]["most_drifted"]) == 5 and evidence["drift"]["left_out"] == ["gone"]
+    assert decide(SNAPSHOT, NONE).evidence["drift"] is None
+
+
+def test_a_decision_is_json_with_the_scores_and_their_coverage() -> None:
+    decision = json.loads(json.dumps(asdict(decide(BIASED, NONE))))
+    assert set(decision["reasons"][0]) == {"code", "value", "limit", "text"}
+    performance = decision["evidence"]["performance"]
+    assert performance["scores"]["calibration_bias"] == {"value": -0.06, "low": -0.1, "high": -0.02}
+    assert performance["label_coverage"] == pytest.approx(0.995833)
+
+
+def test_traffic_that_can_never_satisfy_the_guards_is_an_error() -> None:
+    check_rules(MIN_LABELS, MIN_DAYS)
+    for labels, days in ((MIN_LABELS - 1, MIN_DAYS), (MIN_LABELS, MIN_DAYS - 1)):
+        with pytest.raises(UnsatisfiableRule, match=f"{labels:,} labels on {days} days. Lower"):
+            check_rules(labels, days)

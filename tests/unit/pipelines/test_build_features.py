@@ -1,0 +1,58 @@
+"""Materialization: the online store holds what was known at a moment, and nothing later."""
+
+import sqlite3
+from contextlib import closing
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from ontime.features.feast_config import open_feature_store
+from ontime.features.historical import REQUEST_FIELDS
+from ontime.features.online_store import OnlineFeatures
+from ontime.problem import FEATURE_SPEC, VIEWS
+from ontime.settings import Settings
+from pipelines.build_features import fill_online_store
+from tests.conftest import Dataset
+
+
+@pytest.fixture
+def settings(dataset: Dataset, tmp_path: Path) -> Settings:
+    """A folder of its own with the feature tables of the dataset."""
+    (tmp_path / "features").symlink_to(dataset.settings.features_dir)
+    return dataset.settings.model_copy(update={"data_dir": tmp_path})
+
+
+def n_values_after(moment: datetime, folder: Path) -> dict[str, int]:
+    """The number of values in SQLite, per view, that became known after ``moment``."""
+    with closing(sqlite3.connect(folder / "feast" / "online.db")) as online:
+        after = f"WHERE event_ts > {moment.timestamp():.0f}"
+        return {
+            view.name: online.execute(
+                f"SELECT count(*) FROM ontime_{view.name} {after}"
+            ).fetchone()[0]
+            for view in VIEWS
+        }
+
+
+def test_materialization_removes_the_later_rows_of_an_earlier_run(
+    settings: Settings, dataset: Dataset, examples: pd.DataFrame
+) -> None:
+    noon = dataset.start + timedelta(days=35, hours=12)
+    requests = examples[examples.event_timestamp == pd.Timestamp(noon)]
+    assert len(requests) > 0
+    fill_online_store.fn(settings, noon + timedelta(days=7))
+    open_before = OnlineFeatures(open_feature_store(settings))
+    assert sum(n > 0 for n in n_values_after(noon, settings.data_dir).values()) > len(VIEWS) / 2
+
+    fill_online_store.fn(settings, noon)
+    assert set(n_values_after(noon, settings.data_dir).values()) == {0}
+    # Also for a reader that was open before, as the API is.
+    for features in (OnlineFeatures(open_feature_store(settings)), open_before):
+        read = features.read(requests[[*REQUEST_FIELDS]], noon)
+        assert min(read.age_seconds.values()) == 0  # rows of that very moment are included
+        names = list(FEATURE_SPEC.numeric)
+        pd.testing.assert_frame_equal(
+            read.frame[names], requests[names].reset_index(drop=True), check_exact=True
+        )

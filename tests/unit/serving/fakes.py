@@ -1,0 +1,129 @@
+"""Fakes of the feature store, the registry and models, without Feast, MLflow or torch.
+
+As a server: ``uvicorn --factory tests.unit.serving.fakes:app_from_environment``.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from fastapi import FastAPI
+
+from ontime.data.timestamps import parse_utc
+from ontime.errors import OnlineStoreUnavailable, RegistryUnavailable
+from ontime.features.spec import FeatureSpec
+from ontime.problem import EXAMPLE_AS_OF, EXAMPLE_INSTANCE, FEATURE_SPEC, Instance
+from ontime.settings import Settings
+from serving.app import create_app
+
+AS_OF = parse_utc(EXAMPLE_AS_OF)
+INSTANCE_ID = Instance.model_validate(EXAMPLE_INSTANCE).instance_id
+SPEC = FeatureSpec(("signal",), FEATURE_SPEC.categorical)
+
+
+def request_body(n: int = 1, **changes: Any) -> dict[str, Any]:
+    """The example instance n times."""
+    return {"as_of": EXAMPLE_AS_OF, "instances": [EXAMPLE_INSTANCE] * n} | changes
+
+
+@dataclass
+class FakeFeatures:
+    """The signal is the position in the request; `missing` and `stale` hold positions."""
+
+    numeric: Sequence[str] = ("signal", "slack")
+    missing: frozenset[int] = frozenset()
+    stale: frozenset[int] = frozenset()
+    down: bool = False
+    n_reads: int = 0
+
+    def read(self, instances: pd.DataFrame, as_of: datetime) -> Any:
+        if self.down:
+            raise OnlineStoreUnavailable("a prediction needs the online store, which failed")
+        self.n_reads += 1
+        positions = range(len(instances))
+        unusable = self.missing | self.stale
+        signal = np.array([np.nan if i in unusable else i for i in positions], np.float32)
+        return SimpleNamespace(
+            frame=instances.assign(signal=signal, slack=np.float32(0.1)),
+            missing=[["signal"] if i in self.missing else [] for i in positions],
+            stale=[["signal"] if i in self.stale else [] for i in positions],
+            age_seconds={"a_view": 1800.0},
+        )
+
+
+@dataclass
+class FakeModel:
+    """Predicts one probability for everything."""
+
+    probability: float
+    metadata: dict[str, Any] = field(default_factory=lambda: {"threshold": 0.3})
+    spec: FeatureSpec = SPEC
+    before_predict: Callable[[], object] = lambda: None
+
+    def predict(self, frame: pd.DataFrame) -> np.ndarray:
+        self.before_predict()
+        assert set(self.spec.numeric) | set(self.spec.categorical) <= set(frame.columns)
+        return np.full(len(frame), self.probability)
+
+    def predict_members(self, frame: pd.DataFrame) -> np.ndarray:
+        """Two members, 0.1 apart."""
+        return self.predict(frame)[:, None] + [-0.05, 0.05]
+
+
+def load_fake(folder: Path) -> FakeModel:
+    return FakeModel(**json.loads((folder / "model.json").read_text()))
+
+
+class FakeRegistry:
+    """A folder per version and a JSON file of aliases, readable by another process."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.down = False
+        self.n_downloads = 0
+
+    def add(self, version: str, probability: float) -> None:
+        (self.root / version).mkdir(parents=True)
+        metadata = {"trained_through": EXAMPLE_AS_OF, "threshold": 0.3}
+        model = {"probability": probability, "metadata": metadata}
+        (self.root / version / "model.json").write_text(json.dumps(model))
+
+    def set_alias(self, alias: str, version: str) -> None:
+        aliases = self._aliases() | {alias: version}
+        (self.root / "aliases.json").write_text(json.dumps(aliases))
+
+    def resolve(self, alias: str) -> str | None:
+        self._check()
+        return self._aliases().get(alias)
+
+    def download(self, version: str, to: Path) -> Path:
+        self._check()
+        self.n_downloads += 1
+        shutil.copytree(self.root / version, to)
+        return to
+
+    def _aliases(self) -> dict[str, str]:
+        path = self.root / "aliases.json"
+        return dict(json.loads(path.read_text())) if path.exists() else {}
+
+    def _check(self) -> None:
+        if self.down:
+            raise RegistryUnavailable("the model registry did not respond")
+
+
+def fake_settings(data_dir: Path, **changes: Any) -> Settings:
+    return Settings(data_dir=data_dir, **({"champion_poll_s": 0, "shadow": False} | changes))
+
+
+def app_from_environment() -> FastAPI:
+    settings = fake_settings(Path(os.environ["ONTIME_DATA_DIR"]))
+    registry = FakeRegistry(settings.data_dir / "registry")
+    return create_app(settings, features=FakeFeatures(), registry=registry, load_model=load_fake)

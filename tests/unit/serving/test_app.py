@@ -1,0 +1,120 @@
+"""The endpoints over a fake store, registry and model."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from starlette.testclient import TestClient
+
+from ontime.features.spec import FeatureSpec
+from ontime.models.network import ModelConfig, TabularNetwork
+from ontime.models.preprocessing import Encoder
+from ontime.models.serialization import TrainedModel
+from ontime.problem import EXAMPLE_INSTANCE, EXAMPLE_OUTCOME, FEATURE_SPEC, QUESTION, Outcome
+from ontime.storage.prediction_log import PredictionLog
+from ontime.storage.schema import LoggedOutcome
+from tests.unit.serving.conftest import OpenApi, metric
+from tests.unit.serving.fakes import INSTANCE_ID, FakeFeatures, request_body
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def test_importing_the_app_loads_no_heavy_library() -> None:
+    heavy = "{'feast', 'mlflow', 'torch', 'duckdb', 'evidently', 'prefect', 'sklearn'}"
+    program = f"import sys, serving.app; sys.exit(str({heavy} & set(sys.modules) or '') or 0)"
+
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_openapi_document_describes_requests_and_errors(api: TestClient) -> None:
+    document = api.get("/openapi.json").json()
+
+    predict = document["paths"]["/predict"]["post"]["responses"]
+    assert document["info"]["description"] == QUESTION
+    assert set(predict) == {"200", "409", "422", "503"}
+    for status in ("409", "422", "503"):
+        schema = predict[status]["content"]["application/problem+json"]["schema"]
+        assert schema["required"] == ["type", "title", "status", "detail"]
+
+
+def test_the_model_endpoint_describes_the_deployed_version(api: TestClient) -> None:
+    model = api.get("/model").json()
+    (row,) = api.get("/model/history").json()
+
+    assert (model["model_version"], model["threshold"]) == ("1", 0.3)
+    assert model["trained_through"] == row["trained_through"]
+    assert model["serving_since"] == row["serving_since"]
+    assert (row["reason"], row["until"], model["last_sync_error"]) == ("start", None, None)
+
+
+def test_outcomes_are_idempotent_by_instance(api: TestClient) -> None:
+    reports = {"outcomes": [EXAMPLE_OUTCOME, EXAMPLE_OUTCOME]}
+
+    first = api.post("/outcomes", json=reports).json()
+    second = api.post("/outcomes", json=reports).json()
+
+    counts = {"accepted": 1, "duplicates": 1, "contradictions": 0, "never_predicted": 1}
+    assert first == counts | {"contradicting": []}
+    assert (second["accepted"], second["duplicates"]) == (0, 2)
+    assert metric(api, 'ontime_outcomes_total{result="duplicates"}') == 3
+
+
+def test_an_outcome_of_a_predicted_instance_is_matched(api: TestClient) -> None:
+    api.post("/predict", json=request_body())
+
+    counts = api.post("/outcomes", json={"outcomes": [EXAMPLE_OUTCOME]}).json()
+
+    assert (counts["accepted"], counts["never_predicted"]) == (1, 0)
+
+
+def test_a_contradicting_outcome_is_named_and_not_accepted(
+    api: TestClient, log: PredictionLog
+) -> None:
+    reported = Outcome.model_validate(EXAMPLE_OUTCOME)
+    log.record_outcomes([LoggedOutcome(INSTANCE_ID, not reported.label, {}, reported.known_at)])
+
+    counts = api.post("/outcomes", json={"outcomes": [EXAMPLE_OUTCOME]}).json()
+
+    assert (counts["accepted"], counts["contradicting"]) == (0, [INSTANCE_ID])
+
+
+def test_contributions_add_up_to_the_predicted_probability(
+    open_api: OpenApi, features: FakeFeatures
+) -> None:
+    torch.manual_seed(0)
+    categorical = FEATURE_SPEC.categorical
+    model = TrainedModel(
+        TabularNetwork(
+            ModelConfig(hidden=8), Encoder.fit(np.array([[-1.0], [1.0]])), [1] * len(categorical)
+        ).eval(),
+        FeatureSpec(("signal",), categorical, {"a_group": ("signal",)}),
+        {name: [str(EXAMPLE_INSTANCE[name])] for name in categorical},
+        {"threshold": 0.3},
+    )
+    api = open_api(load_model=lambda _: model)
+    body = request_body()
+    request = {"as_of": body["as_of"], "instance": EXAMPLE_INSTANCE}
+
+    explained = api.post("/explain", json=request).json()
+
+    (predicted,) = api.post("/predict", json=body).json()["predictions"]
+    contributions = {part["group"]: part["contribution"] for part in explained["contributions"]}
+    total = explained["reference_probability"] + sum(contributions.values())
+    assert explained["model_version"] == "1"
+    assert explained["probability"] == pytest.approx(predicted["probability"], abs=1e-6)
+    assert total == pytest.approx(explained["probability"], abs=1e-12)
+    inputs = {part["group"]: part["inputs"] for part in explained["contributions"]}
+    assert inputs["a_group"] == {"signal": 0.0}
+    assert all(inputs[name] == {name: EXAMPLE_INSTANCE[name]} for name in categorical)
+
+    features.missing = frozenset({0})
+    explained = api.post("/explain", json=request).json()
+    a_group = next(part for part in explained["contributions"] if part["group"] == "a_group")
+    assert explained["features_missing"] == ["signal"]
+    assert a_group["inputs"] == {"signal": None}
+    assert a_group["contribution"] == pytest.approx(0.0, abs=1e-6)

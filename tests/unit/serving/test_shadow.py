@@ -1,0 +1,107 @@
+"""A challenger scores in the background: logged, never returned, never delaying a response."""
+
+import threading
+
+from starlette.testclient import TestClient
+
+from ontime.storage.prediction_log import PredictionLog
+from serving.shadow import QUEUE_SIZE, Shadow
+from tests.unit.serving.conftest import OpenApi, metric, state_of
+from tests.unit.serving.fakes import FakeModel, FakeRegistry, load_fake, request_body
+
+
+def shadow_of(api: TestClient) -> Shadow:
+    shadow = state_of(api).shadow
+    assert shadow is not None
+    return shadow
+
+
+def add_challenger(registry: FakeRegistry, probability: float) -> None:
+    registry.add("2", probability)
+    registry.set_alias("challenger", "2")
+
+
+def open_with(open_api: OpenApi, challenger: FakeModel) -> TestClient:
+    """An app on which version 2 is the given model."""
+    return open_api(
+        settings={"shadow": True},
+        load_model=lambda path: challenger if path.name == "2" else load_fake(path),
+    )
+
+
+def test_the_challengers_predictions_are_logged_and_the_champions_returned(
+    open_api: OpenApi, registry: FakeRegistry, log: PredictionLog
+) -> None:
+    add_challenger(registry, probability=0.75)
+    api = open_api(settings={"shadow": True})
+
+    predictions = api.post("/predict", json=request_body(2)).json()["predictions"]
+    shadow_of(api).wait_until_idle()
+
+    assert [p["probability"] for p in predictions] == [0.25, 0.25]
+    assert log.shadow_scores("2").to_dict() == {p["prediction_id"]: 0.75 for p in predictions}
+    assert metric(api, 'ontime_shadow_requests_total{result="scored"}') == 1
+
+
+def test_a_slow_challenger_drops_requests_and_delays_none(
+    open_api: OpenApi, registry: FakeRegistry
+) -> None:
+    add_challenger(registry, probability=0.75)
+    resume = threading.Event()
+    slow = FakeModel(0.75)
+    api = open_with(open_api, slow)
+    slow.before_predict = lambda: resume.wait(60)
+    n = QUEUE_SIZE + 5
+
+    responses = [api.post("/predict", json=request_body()) for _ in range(n)]
+    resume.set()
+    shadow_of(api).wait_until_idle()
+
+    assert {response.status_code for response in responses} == {200}
+    dropped = metric(api, 'ontime_shadow_requests_total{result="dropped"}')
+    assert dropped in (4, 5)  # the worker may or may not have taken the first request in time
+    assert metric(api, 'ontime_shadow_requests_total{result="scored"}') == n - dropped
+
+
+def test_a_failing_challenger_is_counted(open_api: OpenApi, registry: FakeRegistry) -> None:
+    add_challenger(registry, probability=0.75)
+    failing = FakeModel(0.75)
+    api = open_with(open_api, failing)
+    failing.before_predict = lambda: 1 / 0
+
+    assert api.post("/predict", json=request_body()).status_code == 200
+    shadow_of(api).wait_until_idle()
+
+    assert metric(api, 'ontime_shadow_requests_total{result="failed"}') == 1
+
+
+def test_a_broken_challenger_is_loaded_once(open_api: OpenApi, registry: FakeRegistry) -> None:
+    add_challenger(registry, probability=1.5)
+    api = open_api(settings={"shadow": True})
+    for _ in range(3):
+        shadow_of(api).poll()
+
+    assert registry.n_downloads == 2  # the champion, and the challenger once
+    assert api.post("/predict", json=request_body()).status_code == 200
+
+
+def test_a_challenger_that_became_champion_is_not_scored_in_the_background(
+    open_api: OpenApi, registry: FakeRegistry, log: PredictionLog
+) -> None:
+    add_challenger(registry, probability=0.75)
+    api = open_api(settings={"shadow": True})
+    registry.set_alias("champion", "2")
+    api.post("/model/reload")
+    shadow_of(api).poll()
+
+    api.post("/predict", json=request_body())
+    shadow_of(api).wait_until_idle()
+
+    assert log.shadow_scores("2").empty
+
+
+def test_the_shadow_can_be_switched_off(open_api: OpenApi, registry: FakeRegistry) -> None:
+    add_challenger(registry, probability=0.75)
+
+    assert state_of(open_api()).shadow is None
+    assert registry.n_downloads == 1

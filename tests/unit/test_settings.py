@@ -1,0 +1,85 @@
+"""Settings: `.env.example` states the defaults, and invalid values raise."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from ontime.settings import DEVELOPMENT_SECRET, ROOT, Settings
+
+EXAMPLE = ROOT / ".env.example"
+ASSIGNMENT = re.compile(r"^(ONTIME_[A-Z0-9_]+)=(.*)$", re.MULTILINE)
+
+
+@pytest.fixture(autouse=True)
+def _at_the_root_with_nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    for name in [name for name in os.environ if name.startswith("ONTIME_")]:
+        monkeypatch.delenv(name)
+
+
+def read(env_file: Path | None) -> Settings:
+    return Settings(_env_file=env_file)
+
+
+def test_the_example_lists_every_setting_once_in_the_order_of_the_class() -> None:
+    listed = [name for name, _ in ASSIGNMENT.findall(EXAMPLE.read_text())]
+    assert listed == [f"ONTIME_{name.upper()}" for name in Settings.model_fields]
+
+
+def test_an_unchanged_copy_of_the_example_gives_the_defaults() -> None:
+    assert read(EXAMPLE).model_dump() == read(None).model_dump()
+
+
+def test_every_setting_of_the_example_has_a_comment() -> None:
+    blocks = EXAMPLE.read_text().strip().split("\n\n")
+    assert [block for block in blocks if not block.startswith("# ")] == []
+
+
+def test_the_environment_has_priority_over_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "settings.env"
+    file.write_text("ONTIME_API_URL=http://file:1\nONTIME_REDIS_URL=file:2\n")
+    monkeypatch.setenv("ONTIME_API_URL", "http://environment:3")
+    settings = read(file)
+    assert (settings.api_url, settings.redis_url) == ("http://environment:3", "file:2")
+
+
+def test_a_misspelt_setting_is_an_error(tmp_path: Path) -> None:
+    file = tmp_path / "settings.env"
+    file.write_text("ONTIME_REDDIS_URL=localhost:6379\n")
+    with pytest.raises(ValidationError, match="reddis_url"):
+        read(file)
+
+
+def test_the_embedded_services_are_below_the_data_folder(tmp_path: Path) -> None:
+    settings = Settings(_env_file=None, data_dir=tmp_path)
+    folders = (settings.tables_dir, settings.features_dir, settings.reports_dir)
+    locations = [settings.mlflow_url, settings.prediction_db_url, *map(str, folders)]
+    assert [place for place in locations if str(tmp_path.resolve()) not in place] == []
+
+
+def test_variables_of_compose_are_ignored(tmp_path: Path) -> None:
+    file = tmp_path / "settings.env"
+    file.write_text("POSTGRES_PASSWORD=something\nONTIME_REDIS_URL=file:2\n")
+    assert read(file).redis_url == "file:2"
+
+
+def test_production_rejects_the_passwords_of_the_compose_file() -> None:
+    url = f"postgresql+psycopg://ontime:{DEVELOPMENT_SECRET}@postgres/ontime"
+    assert Settings(_env_file=None, prediction_db_url=url).prediction_db_url == url
+    with pytest.raises(ValidationError, match="ONTIME_PREDICTION_DB_URL"):
+        Settings(_env_file=None, environment="production", prediction_db_url=url)
+    own = url.replace(DEVELOPMENT_SECRET, "of-our-own")
+    accepted = Settings(_env_file=None, environment="production", prediction_db_url=own)
+    assert accepted.prediction_db_url == own
+
+
+def test_an_invalid_setting_does_not_print_the_passwords() -> None:
+    url = "postgresql+psycopg://ontime:of-our-own@postgres/ontime"
+    with pytest.raises(ValidationError) as error:
+        Settings(_env_file=None, prediction_db_url=url, champion_poll_s=-1, environment="elsewhere")
+    assert "of-our-own" not in str(error.value)
