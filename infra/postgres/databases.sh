@@ -1,5 +1,5 @@
 #!/bin/bash
-# Run once, on an empty volume: one role and one database a service, and nobody in another's.
+# Runs once, on an empty volume: one role and one database per service, closed to the other roles.
 set -euo pipefail
 
 make_database() { # make_database NAME PASSWORD

@@ -1,0 +1,128 @@
+"""The problem: everything that is about visibility at airports.
+
+Generic code imports these names from ``ontime.problem`` and nothing from the modules below it.
+
+Texts and constants (`definition`)
+    NAME, QUESTION, POSITIVE_LABEL, PREDICTION_MOMENT, INSTANCES, LIMITS
+    LOCAL_ZONE              the zone of local days and hours
+    PREDICTION_INTERVAL     how often predictions are made; the replay's clock ticks at it
+    DEMO_START, DEMO_END    UTC; the first model is trained on what was known at the start
+    BACKTEST_MONTHS, TUNING_MONTHS, HOLDOUT_FROM    "YYYY-MM"
+    COST_FALSE_ALARM, COST_MISS     the decision threshold follows from them
+    RATE_FEATURE            a stored feature that is itself a rate of the label
+    FIRST_GATE_BASELINES    what a first model must beat
+    MIN_*                   rules sized to the traffic
+    SLICES                  slice name -> function of rows, str [n]
+    local_day(rows)         datetime64[D] [n]: the clusters of the bootstrap, the folds of training
+Source (`source`)
+    SOURCE_TABLES, read_source(progress) -> tables, counts
+    hide_after(tables, moment)      the tables as known at a moment, for the no-look-ahead test
+Examples (`examples`)
+    examples(tables)        one row per prediction request, see its docstring for the columns
+    request_of(row), outcome_of(row)    the JSON that a client sends for a row
+Features (`views`, `request_features`, ``sql/``)
+    VIEWS, ENTITY_KEYS, FEATURE_SPEC, SQL_FOLDER, SQL_MACROS, INTERMEDIATE_TABLES
+    request_features(columns, as_of), entity_key_columns(columns)   arrays in, arrays out
+API (`api`)
+    Instance                pydantic model with instance_id, due_at, check_as_of(as_of)
+    Outcome                 pydantic model with instance_id, label, known_at, details
+    EXAMPLE_AS_OF, EXAMPLE_INSTANCE, EXAMPLE_OUTCOME    JSON values
+Hyperparameters
+    HYPERPARAMETERS_FILE    JSON; written by ``make tune``
+"""
+
+from pathlib import Path
+
+from ontime.problem.api import (
+    EXAMPLE_AS_OF,
+    EXAMPLE_INSTANCE,
+    EXAMPLE_OUTCOME,
+    Instance,
+    Outcome,
+)
+from ontime.problem.definition import (
+    BACKTEST_MONTHS,
+    COST_FALSE_ALARM,
+    COST_MISS,
+    DEMO_END,
+    DEMO_START,
+    FIRST_GATE_BASELINES,
+    HOLDOUT_FROM,
+    INSTANCES,
+    LIMITS,
+    LOCAL_ZONE,
+    MIN_DRIFT_INSTANCES,
+    MIN_GATE_INSTANCES,
+    MIN_MONITORING_DAYS,
+    MIN_MONITORING_LABELS,
+    MIN_SLICE_INSTANCES,
+    NAME,
+    POSITIVE_LABEL,
+    PREDICTION_INTERVAL,
+    PREDICTION_MOMENT,
+    QUESTION,
+    RATE_FEATURE,
+    SLICES,
+    TUNING_MONTHS,
+    local_day,
+)
+from ontime.problem.examples import examples, outcome_of, request_of
+from ontime.problem.request_features import entity_key_columns, request_features
+from ontime.problem.source import SOURCE_TABLES, hide_after, read_source
+from ontime.problem.views import (
+    ENTITY_KEYS,
+    FEATURE_SPEC,
+    INTERMEDIATE_TABLES,
+    SQL_FOLDER,
+    SQL_MACROS,
+    VIEWS,
+)
+
+HYPERPARAMETERS_FILE = Path(__file__).with_name("hyperparameters.json")
+
+__all__ = [
+    "BACKTEST_MONTHS",
+    "COST_FALSE_ALARM",
+    "COST_MISS",
+    "DEMO_END",
+    "DEMO_START",
+    "ENTITY_KEYS",
+    "EXAMPLE_AS_OF",
+    "EXAMPLE_INSTANCE",
+    "EXAMPLE_OUTCOME",
+    "FEATURE_SPEC",
+    "FIRST_GATE_BASELINES",
+    "HOLDOUT_FROM",
+    "HYPERPARAMETERS_FILE",
+    "INSTANCES",
+    "INTERMEDIATE_TABLES",
+    "LIMITS",
+    "LOCAL_ZONE",
+    "MIN_DRIFT_INSTANCES",
+    "MIN_GATE_INSTANCES",
+    "MIN_MONITORING_DAYS",
+    "MIN_MONITORING_LABELS",
+    "MIN_SLICE_INSTANCES",
+    "NAME",
+    "POSITIVE_LABEL",
+    "PREDICTION_INTERVAL",
+    "PREDICTION_MOMENT",
+    "QUESTION",
+    "RATE_FEATURE",
+    "SLICES",
+    "SOURCE_TABLES",
+    "SQL_FOLDER",
+    "SQL_MACROS",
+    "TUNING_MONTHS",
+    "VIEWS",
+    "Instance",
+    "Outcome",
+    "entity_key_columns",
+    "examples",
+    "hide_after",
+    "local_day",
+    "outcome_of",
+    "read_source",
+    "request_features",
+    "request_of",
+]
