@@ -50,6 +50,14 @@ time.tzset()
 torch.set_num_threads(1)
 
 DATASET_LENGTH = timedelta(weeks=8)
+SLOW_FIXTURES = {"source", "prefect_server"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that need real data or a server, which `make check` leaves out."""
+    for item in items:
+        if SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from ontime.models.trainer import fit
 from tests.unit.models.synthetic import SMALL, SPEC, synthetic_rows
 
 
+@pytest.mark.slow
 def test_importances_add_up_and_rank_the_causes() -> None:
     train, rows = synthetic_rows(6000), synthetic_rows(2000, seed=5)
     targets = np.repeat(train.chance.to_numpy()[:, None], 2, axis=1)

@@ -123,6 +123,7 @@ ENTITIES = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(by_machine=BY_MACHINE, by_pair=BY_PAIR, rows=ENTITIES)
 def test_every_row_joins_as_the_oracle_does(

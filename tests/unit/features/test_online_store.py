@@ -181,6 +181,7 @@ def test_written_values_are_read_as_float32(
         assert (found.frame[list(view.inputs)] == np.float32(0.1 * number)).all(axis=None)
 
 
+@pytest.mark.slow
 def test_an_online_read_imports_nothing_that_the_serving_image_lacks(
     store: FeatureStore, tmp_path: Path
 ) -> None:

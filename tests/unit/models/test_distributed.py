@@ -30,6 +30,7 @@ with process_group(on_cuda=False):
 """
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_model_of_one(train: pd.DataFrame, tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(PROGRAM)
     done = subprocess.run(

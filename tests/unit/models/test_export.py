@@ -53,6 +53,7 @@ def test_the_exported_network_is_the_model_for_any_number_of_rows(
     assert found == pytest.approx(model.predict(rows[:n]), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_it_runs_without_this_package(
     model: TrainedModel, rows: pd.DataFrame, archive: tuple[Path, str], tmp_path: Path
 ) -> None:

@@ -106,6 +106,7 @@ def test_a_description_that_is_not_one_does_not_load(saved: Path, text: str) -> 
         TrainedModel.load(saved)
 
 
+@pytest.mark.slow
 def test_loading_and_explaining_import_no_package_of_training() -> None:
     code = (
         "import sys, ontime.models.serialization, ontime.models.explanation\n"

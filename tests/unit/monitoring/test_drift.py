@@ -15,6 +15,8 @@ from ontime.features.spec import FeatureSpec
 from ontime.problem import MIN_DRIFT_INSTANCES
 from ontime.settings import ROOT
 
+pytestmark = pytest.mark.slow  # Evidently's import
+
 SPEC = FeatureSpec(
     numeric=("same", "moved", "all_nan", "constant", "stuck"), categorical=("kind", "place")
 )

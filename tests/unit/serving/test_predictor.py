@@ -209,6 +209,7 @@ def start_server(data_dir: Path) -> tuple[subprocess.Popen[str], str]:
     raise AssertionError("the server ended before it listened")
 
 
+@pytest.mark.slow
 def test_after_kill_9_every_returned_prediction_is_logged_once(
     tmp_path: Path, registry: FakeRegistry, log: PredictionLog
 ) -> None:
