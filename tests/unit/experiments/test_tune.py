@@ -22,6 +22,8 @@ from ontime.data.splits import Split
 from ontime.models.hyperparameters import HYPERPARAMETERS, read_hyperparameters
 from ontime.problem import HYPERPARAMETERS_FILE
 
+pytestmark = pytest.mark.slow
+
 Losses = Callable[[list[list[float]]], None]
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 from starlette.testclient import TestClient
 
 from ontime.features.spec import FeatureSpec
@@ -18,6 +19,7 @@ from tests.unit.serving.conftest import metric
 from tests.unit.serving.fakes import fake_settings, request_body
 
 
+@pytest.mark.slow  # imports Feast and MLflow
 def test_on_an_empty_folder_the_api_runs_and_says_what_to_do(tmp_path: Path) -> None:
     with TestClient(create_app(fake_settings(tmp_path))) as api:
         assert api.get("/health").status_code == 200
