@@ -96,7 +96,7 @@ def run_table(demo: Report) -> str:
         "peak memory of all processes": "{peak_rss_gb:.1f} GB",
         "ECE served / first version kept": "{replay[serving_ece]:.4f} / {replay[frozen_ece]:.4f}",
     }
-    return facts("", demo, forms)
+    return facts("cost of that run", demo, forms)
 
 
 def events_table(demo: Report) -> str:
