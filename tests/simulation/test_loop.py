@@ -36,7 +36,6 @@ from ontime.problem import (
     EXAMPLE_AS_OF,
     EXAMPLE_INSTANCE,
     FEATURE_SPEC,
-    MIN_MONITORING_LABELS,
     PREDICTION_INTERVAL,
     request_of,
 )
@@ -57,6 +56,7 @@ from simulation.report import measure
 from tests.conftest import Dataset, Source
 
 DAY = timedelta(days=1)
+MIN_LABELS = 300  # in one week, of a problem with little traffic
 
 
 @dataclass(frozen=True)
@@ -180,6 +180,7 @@ def test_served_features_equal_the_historical_join_also_if_the_api_is_killed(
     monkeypatch.setattr(Client, "report", report_and_kill)
     # The policy needs two weeks of labels; the replay has one before its first decision.
     monkeypatch.setattr("monitoring.retrain_policy.MIN_MONITORING_DAYS", 5)
+    monkeypatch.setattr("monitoring.retrain_policy.MIN_MONITORING_LABELS", MIN_LABELS)
 
     result = replay(system.start, system.end)
 
@@ -217,7 +218,7 @@ def test_the_weekly_monitoring_decides_to_retrain_with_reasons(system: System) -
     assert decision["action"] == "retrain"
     assert {"calibration", "log_loss"} & {reason["code"] for reason in decision["reasons"]}
     assert all(reason["text"] for reason in decision["reasons"])
-    assert decision["evidence"]["performance"]["n_known"] >= MIN_MONITORING_LABELS
+    assert decision["evidence"]["performance"]["n_known"] >= MIN_LABELS
     names = {path.name for path in system.settings.reports_dir.iterdir()}
     assert {f"monitoring-{day:%Y-%m-%d}.json", f"drift-{day:%Y-%m-%d}.html"} <= names
 

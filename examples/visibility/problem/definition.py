@@ -30,14 +30,19 @@ LABEL_DUE_AFTER = WINDOW + timedelta(hours=1)  # an outcome is known at the end 
 
 DEMO_START = datetime(2013, 5, 1, tzinfo=UTC)
 DEMO_END = datetime(2013, 6, 12, tzinfo=UTC)
-BACKTEST_MONTHS = ("2013-05", "2013-12")
+# November and December are left out: splits that end in December were scored before the features
+# and baselines were chosen. No model was scored on August to October.
+BACKTEST_MONTHS = ("2013-05", "2013-10")
 TUNING_MONTHS = ("2013-04", "2013-07")
-HOLDOUT_FROM = "2013-09"
+HOLDOUT_FROM = "2013-08"
 
 # A false alarm costs fuel for an alternate airport that is not used; a miss costs a diversion.
 COST_FALSE_ALARM, COST_MISS = 1.0, 5.0
 
+# Persistence: the share of low windows among those that ended in the last 12 hours.
 RATE_FEATURE = "low_rate_12h"
+# What a first model must beat. On the first test split (993 windows) the network is better than
+# these with probability 1.00, than logistic regression with .75: too little for a requirement.
 FIRST_GATE_BASELINES = ("base_rate", "rate_feature")
 
 # Sizes for 72 requests per day, of which 8 % are positive.
