@@ -16,7 +16,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timedelta
 from pathlib import Path
 from time import perf_counter
@@ -77,8 +77,20 @@ class Progress:
 
     @classmethod
     def load(cls, path: Path) -> "Progress | None":
-        """The progress on disk; None if there is none."""
-        return cls(**json.loads(path.read_text())) if path.exists() else None
+        """The progress on disk; None if there is none.
+
+        Raises:
+            ValueError: if another version of this class wrote it.
+        """
+        if not path.exists():
+            return None
+        found = json.loads(path.read_text())
+        if found.keys() != (names := {field.name for field in fields(cls)}):
+            raise ValueError(
+                f"the fields of {path} must be those of Progress; they differ in "
+                f"{sorted(found.keys() ^ names)}: delete the file to start the replay again"
+            )
+        return cls(**found)
 
     def save(self, path: Path) -> None:
         with atomic_write(path) as temporary:
