@@ -103,14 +103,6 @@ def test_an_alert_states_the_problem_and_the_action() -> None:
         assert set(rule["annotations"]) == {"summary", "action"}, rule["alert"]
 
 
-def test_an_alert_names_deployments_that_exist() -> None:
-    entrypoints = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
-    flows = {each["entrypoint"].rpartition(":")[2].replace("_", "-") for each in entrypoints}
-    for rule in RULES:
-        for flow in re.findall(r"([\w-]+)/ontime", rule["annotations"]["action"]):
-            assert flow in flows, rule["alert"]
-
-
 def test_the_dashboard_queries_the_provisioned_source() -> None:
     sources = yaml.safe_load((ROOT / "infra/grafana/datasources/prometheus.yml").read_text())
     queried = {panel["datasource"]["uid"] for panel in DASHBOARD["panels"]}

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -36,6 +37,13 @@ def test_each_deployment_is_a_flow_that_starts_with_its_parameters(
     given = {name for each in deployment.get("triggers", []) for name in each["parameters"]}
     assert required(flow_of(deployment)) <= given
     assert not deployment.get("parameters"), "defaults are in the flows, dates in the problem"
+
+
+def test_the_deployments_that_the_alerts_name_exist() -> None:
+    alerts = (ROOT / "infra" / "prometheus" / "alerts.yml").read_text()
+    named = set(re.findall(r"\b(\w[\w-]*)/ontime\b", alerts))
+    assert named
+    assert named <= {flow_of(each).name for each in DEPLOYMENTS}
 
 
 def test_only_monitoring_has_a_schedule_and_it_is_inactive() -> None:
