@@ -48,10 +48,9 @@ MIN_COMPLETE = 8  # no trial is pruned before as many are complete
 Hyperparameters = dict[str, dict[str, Any]]  # section -> name -> value
 
 
-def network_space(trial: optuna.Trial) -> Hyperparameters:
-    """Ranges around the values in use, so that a problem of any size can be tuned."""
-    used = read_hyperparameters()
-    training, network = used["training"], used["network"]
+def network_space(trial: optuna.Trial, start: Hyperparameters) -> Hyperparameters:
+    """Ranges around the values in use at the start, so that a problem of any size can be tuned."""
+    training, network = start["training"], start["network"]
     epochs, batch, hidden, width = (
         *(training[name] for name in ("epochs", "batch_size")),
         *(network[name] for name in ("hidden", "embedding")),
@@ -72,8 +71,8 @@ def network_space(trial: optuna.Trial) -> Hyperparameters:
     }
 
 
-def lightgbm_space(trial: optuna.Trial) -> Hyperparameters:
-    used = read_hyperparameters()["lightgbm"]
+def lightgbm_space(trial: optuna.Trial, start: Hyperparameters) -> Hyperparameters:
+    used = start["lightgbm"]
     leaves, rows = used["num_leaves"], used["min_data_in_leaf"]
     return {
         "lightgbm": {
@@ -146,6 +145,9 @@ def open_study(model: str, digest: str, folder: Path) -> optuna.Study:
         storage=f"sqlite:///{folder}/optuna.db",
         load_if_exists=True,
     )
+    # The ranges of a study may not change, and the file does when a search ends.
+    if "start" not in study.user_attrs:
+        study.set_user_attr("start", read_hyperparameters())
     # A sampler starts at its seed in every process: with one seed it would repeat earlier trials.
     study.sampler = optuna.samplers.TPESampler(seed=TrainConfig().seed + len(study.trials))
     if not any(trial.params == in_use(model) for trial in finished(study)):
@@ -196,7 +198,7 @@ def search(study: optuna.Study, model: str, tuning_months: list[Month], trials: 
 
         def objective(trial: optuna.Trial) -> float:
             with mlflow.start_run(run_name=f"trial {trial.number}", nested=True):
-                chosen = SPACES[model](trial)
+                chosen = SPACES[model](trial, study.user_attrs["start"])
                 mlflow.log_params(trial.params)
                 losses: list[float] = []
                 for month in tuning_months:

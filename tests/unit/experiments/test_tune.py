@@ -148,6 +148,22 @@ def test_the_best_trial_is_written_to_its_own_section_alone(tmp_path: Path, loss
 
 @pytest.mark.parametrize("model", sorted(SPACES))
 def test_the_space_has_every_tuned_value(model: str) -> None:
-    chosen = SPACES[model](optuna.trial.FixedTrial(in_use(model)))  # type: ignore[arg-type]
+    trial = optuna.trial.FixedTrial(in_use(model))
+    chosen = SPACES[model](trial, read_hyperparameters())  # type: ignore[arg-type]
     flat = {name: value for section in chosen.values() for name, value in section.items()}
     assert flat == in_use(model)
+
+
+def test_a_search_continues_after_its_best_trial_was_written(
+    tmp_path: Path, losses: Losses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses([[0.5], [0.4], [0.3]])
+    study = open_study("network", "rows", tmp_path)
+    search(study, "network", [None], trials=2)  # type: ignore[list-item]
+    file = tmp_path / "hyperparameters.json"
+    file.write_text(HYPERPARAMETERS_FILE.read_text())
+    assert write_best(study, file)
+    monkeypatch.setattr(tune, "read_hyperparameters", lambda: read_hyperparameters(file))
+    again = open_study("network", "rows", tmp_path)
+    search(again, "network", [None], trials=3)  # type: ignore[list-item]
+    assert [trial.state.name for trial in finished(again)] == ["COMPLETE"] * 3
