@@ -46,11 +46,11 @@ def fill_online_store(settings: Settings, as_of: datetime) -> None:
 
 
 @flow(name="build_features")
-def build_features(as_of: datetime = DEMO_START, rebuild: bool = True) -> dict[str, int]:
-    """Feature tables (unless ``rebuild`` is false) and an online store as of ``as_of``."""
+def build_features(as_of: datetime = DEMO_START) -> dict[str, int]:
+    """Feature tables, and an online store as of ``as_of``; returns rows per view."""
     print("features")
     settings = Settings()
-    rows = build_feature_tables(settings) if rebuild else {}
+    rows = build_feature_tables(settings)
     fill_online_store(settings, as_of)
     return rows
 

@@ -44,7 +44,7 @@ from ontime.registry.champion_history import change_champion
 from ontime.settings import ROOT, Settings
 from ontime.storage.decision_log import ChampionChange, DecisionLog, open_decision_log
 from ontime.storage.prediction_log import PredictionLog
-from pipelines.build_features import build_features
+from pipelines.build_features import fill_online_store
 from pipelines.monitor import MONITORING_INTERVAL, collect_signals
 from pipelines.promote import promote
 from pipelines.retrain import retrain
@@ -119,7 +119,7 @@ def system(dataset: Dataset) -> Iterator[System]:
         settings = Settings()
         reset_state(settings)
         start = dataset.start + 41 * DAY
-        build_features(start, rebuild=False)
+        fill_online_store.fn(settings, start)
         with patch.context() as weak:
             weak.setattr(
                 "pipelines.train.TrainConfig", partial(TrainConfig, epochs=1, learning_rate=1e-4)
