@@ -31,7 +31,7 @@ from serving.observability import Metrics, RequestLoggingMiddleware, configure_l
 from serving.predictor import FeatureReader
 from serving.reports import find_report, list_reports
 from serving.schemas import (
-    PROBLEM,
+    PROBLEM_RESPONSE,
     DeploymentRow,
     ExplainRequest,
     ExplainResponse,
@@ -44,10 +44,10 @@ from serving.schemas import (
     Report,
 )
 
-routes = APIRouter(responses={422: PROBLEM, 503: PROBLEM})
+routes = APIRouter(responses={422: PROBLEM_RESPONSE, 503: PROBLEM_RESPONSE})
 
 
-@routes.post("/predict", responses={409: PROBLEM})
+@routes.post("/predict", responses={409: PROBLEM_RESPONSE})
 def predict(
     request: PredictRequest,
     state: AppStateDep,
@@ -123,7 +123,7 @@ def reports(state: AppStateDep) -> list[Report]:
     return list_reports(state.settings.reports_dir)
 
 
-@routes.get("/reports/{name:path}", responses={404: PROBLEM})
+@routes.get("/reports/{name:path}", responses={404: PROBLEM_RESPONSE})
 def report(name: str, state: AppStateDep) -> FileResponse:
     return FileResponse(find_report(state.settings.reports_dir, name))
 

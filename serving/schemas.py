@@ -155,6 +155,6 @@ class ProblemDetails(BaseModel):
 
 PROBLEM_JSON = "application/problem+json"
 # OpenAPI of an error. FastAPI's `model` would document it as application/json.
-PROBLEM: dict[str, Any] = {
+PROBLEM_RESPONSE: dict[str, Any] = {
     "content": {PROBLEM_JSON: {"schema": ProblemDetails.model_json_schema()}}
 }
