@@ -79,3 +79,12 @@ def test_every_program_of_the_makefile_exists(makefile: str) -> None:
 
 def test_every_file_the_readme_links_to_exists(readme: str) -> None:
     assert [link for link in LINK.findall(readme) if not (ROOT / link).exists()] == []
+
+
+def test_the_files_of_the_tour_exist_and_are_an_evening_of_code() -> None:
+    tour = (ROOT / "docs" / "tour.md").read_text()
+    paths = [ROOT / name for name in re.findall(r"`([\w/]+/[\w/.]+\.(?:py|sql|md))`", tour)]
+    assert [str(path) for path in paths if not path.exists()] == []
+    code = {path for path in paths if path.suffix in (".py", ".sql") and "tests" not in path.parts}
+    assert len(code) >= 20
+    assert sum(len(path.read_text().splitlines()) for path in code) < 2_500  # as the tour states
