@@ -57,7 +57,7 @@ pass_on() {
     fi
 }
 
-# uv reads neither pip's configuration nor PIP_*. Where pip is told where packages are, uv is too.
+# uv reads neither pip's configuration nor PIP_*: pip's indexes and certificates are passed on to it.
 configure_uv() {
     local PIP_CONFIG
     PIP_CONFIG=$($PY -m pip config list)
@@ -110,7 +110,7 @@ if ! $PY -m pip --version >/dev/null 2>&1; then
     compile=1
 fi
 $PY -m pip install --quiet --no-compile --constraint constraints.txt uv ||
-    echo "set-up: uv cannot be had"
+    echo "set-up: uv cannot be installed, pip installs everything"
 configure_uv
 install_torch_for_cpu
 install --editable '.[pipelines,stack,dev]'

@@ -198,7 +198,7 @@ def test_a_full_disk_is_reported_and_loses_nothing(stack: Stack, rows: pd.DataFr
     sent: dict[str, httpx.Response] = {}
 
     def fails() -> bool:
-        """The last pages may have room for more predictions, also after a first failure."""
+        """The last pages may have space for more predictions, also after a first failure."""
         key = f"disk-is-full-{len(sent)}"
         sent[key] = stack.predict(key)
         return sent[key].status_code == 503
@@ -215,7 +215,7 @@ def test_a_full_disk_is_reported_and_loses_nothing(stack: Stack, rows: pd.DataFr
         assert stack.sql(written) == [["0"]]
         stack.in_postgres("rm /dev/shm/filler")
         began = time.monotonic()
-        wait_until(lambda: stack.predict("disk-has-room").status_code == 200, 30, "responses")
+        wait_until(lambda: stack.predict("disk-has-space").status_code == 200, 30, "responses")
         stack.measured["disk_freed_to_answer_seconds"] = round(time.monotonic() - began, 2)
     for failure in failures:
         assert failure.status_code == 503
@@ -224,7 +224,7 @@ def test_a_full_disk_is_reported_and_loses_nothing(stack: Stack, rows: pd.DataFr
         assert "No space left on device" in problem["detail"]
         assert "disk" in problem["hint"]
     assert set(clients.statuses) == {200, 503}
-    assert_logged_once(stack, [*clients.succeeded, *sent, "disk-has-room"])
+    assert_logged_once(stack, [*clients.succeeded, *sent, "disk-has-space"])
     assert post_outcomes().json()["accepted"] == 2
     assert stack.sql(written) == [["2"]]
     assert stack.state("postgres")["RestartCount"] == crashes

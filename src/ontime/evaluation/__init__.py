@@ -1,0 +1,1 @@
+"""Evaluation: metrics, intervals, slices, feature importance, pictures and the model card."""

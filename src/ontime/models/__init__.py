@@ -1,0 +1,1 @@
+"""Models: encoder, network, training, distillation, baselines, explanation and export."""
