@@ -43,7 +43,7 @@ class TabularNetwork(nn.Module):
         super().__init__()
         self.config, self.encoder = config, encoder
         self.embeddings = nn.ModuleList(
-            nn.Embedding(size + 1, config.embedding) for size in category_sizes
+            _embedding(size + 1, config.embedding) for size in category_sizes
         )
         n_encoded = TRANSFORMS_PER_FEATURE * len(encoder.median)
         n_embedded = config.embedding * len(category_sizes)
@@ -66,6 +66,17 @@ class TabularNetwork(nn.Module):
             x = layer(x).relu_()
         logits: Tensor = self.output(x)
         return logits
+
+
+def _embedding(size: int, dimensions: int) -> nn.Embedding:
+    """`nn.Embedding` with its usual initialisation, except on the "meta" device.
+
+    There `normal_` imports torch's compiler: seconds at start-up, and the serving image lacks sympy.
+    """
+    weight = torch.empty(size, dimensions)
+    if not weight.is_meta:
+        nn.init.normal_(weight)
+    return nn.Embedding.from_pretrained(weight, freeze=False)
 
 
 def numeric_tensor(frame: pd.DataFrame, spec: FeatureSpec) -> Tensor:

@@ -38,6 +38,23 @@ def test_a_loaded_model_is_the_saved_one_bit_for_bit(model: TrainedModel, saved:
     assert loaded.network.config == model.network.config
 
 
+def test_a_model_loads_without_what_the_serving_image_lacks(saved: Path) -> None:
+    """Nor does it import torch's compiler, which takes seconds and needs sympy."""
+    program = f"""
+import sys
+for name in ("dask", "mpmath", "networkx", "sympy"):
+    sys.modules[name] = None
+from pathlib import Path
+from ontime.models.serialization import TrainedModel
+TrainedModel.load(Path({str(saved)!r}))
+print("torch._dynamo" in sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "False\n", done.stderr
+
+
 def test_saving_twice_gives_the_same_bytes(model: TrainedModel, saved: Path) -> None:
     again = saved.with_name("again")
     model.save(again)
