@@ -4,12 +4,11 @@
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime
 from pathlib import Path
 
-import pandas as pd
+import numpy as np
 import torch
 
 from ontime.errors import OnlineStoreUnavailable
@@ -33,8 +32,8 @@ class FeastReader:
         with suppress(OnlineStoreUnavailable):
             self._open()
 
-    def read(self, instances: pd.DataFrame, as_of: datetime) -> OnlineRead:
-        return self._open().read(instances, as_of)
+    def read(self, fields: Mapping[str, np.ndarray], as_of: np.ndarray) -> OnlineRead:
+        return self._open().read(fields, as_of)
 
     def _open(self) -> OnlineFeatures:
         with self._open_lock:

@@ -1,8 +1,8 @@
 """The HTTP API. Run it with ``uvicorn --factory serving.app:create_app``.
 
-Endpoints are plain functions in FastAPI's thread pool: Feast's SQLite and Redis clients and the
-prediction log block, and coroutines measured no faster. Importing this module loads neither Feast
-nor MLflow nor torch.
+Predictions wait as coroutines for the thread that processes batches. The other endpoints that use a
+database are plain functions in FastAPI's thread pool. Importing this module loads neither Feast nor
+MLflow nor torch.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -19,6 +19,7 @@ from ontime.settings import Settings
 from ontime.storage.prediction_log import PredictionLog
 from ontime.storage.schema import LoggedOutcome
 from serving import errors
+from serving.batching import Job
 from serving.dependencies import (
     AppStateDep,
     IdempotencyKey,
@@ -48,14 +49,14 @@ routes = APIRouter(responses={422: PROBLEM_RESPONSE, 503: PROBLEM_RESPONSE})
 
 
 @routes.post("/predict", responses={409: PROBLEM_RESPONSE})
-def predict(
+async def predict(
     request: PredictRequest,
     state: AppStateDep,
     trace_id: TraceIdDep,
     idempotency_key: IdempotencyKey = None,
 ) -> PredictResponse:
     """The probability of the positive label, and the decision, for each instance."""
-    return state.predictor.predict(request, idempotency_key, trace_id)
+    return await state.batcher.submit(Job(request, idempotency_key, trace_id))
 
 
 @routes.post("/explain")

@@ -15,6 +15,7 @@ from ontime.errors import PredictionLogUnavailable
 from ontime.settings import Settings
 from ontime.storage.decision_log import DecisionLog
 from ontime.storage.prediction_log import PredictionLog
+from serving.batching import Batcher
 from serving.model_cache import ModelCache
 from serving.model_loader import Model, ModelLoader, Registry
 from serving.model_manager import ModelManager
@@ -33,6 +34,7 @@ class AppState:
     manager: ModelManager
     shadow: Shadow | None
     predictor: Predictor
+    batcher: Batcher
 
 
 def build_app_state(
@@ -56,7 +58,8 @@ def build_app_state(
     manager = ModelManager(loader, metrics)
     shadow = Shadow(loader, manager, metrics) if settings.shadow else None
     predictor = Predictor(manager, features, prediction_log, metrics, shadow)
-    return AppState(settings, metrics, prediction_log, manager, shadow, predictor)
+    batcher = Batcher(predictor.predict, settings.batch_wait_ms / 1000)
+    return AppState(settings, metrics, prediction_log, manager, shadow, predictor, batcher)
 
 
 @contextmanager
@@ -70,11 +73,13 @@ def run_background_tasks(state: AppState) -> Iterator[None]:
         threading.Thread(
             target=_poll, args=(state, stop, migrated), name="poll", daemon=True
         ).start()
+    state.batcher.start()
     gc.freeze()  # a full collection of what start-up allocated costs a request 0.2 s
     try:
         yield
     finally:
         stop.set()
+        state.batcher.stop()
         if state.shadow is not None:
             state.shadow.stop()
         state.log.close()

@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from ontime.errors import OnlineStoreUnavailable, PredictionLogUnavailable, RegistryUnavailable
+from serving.batching import QueueFull
 from serving.model_loader import ModelRejected
 from serving.model_manager import NoChampion
 from serving.observability import TRACE_HEADER
@@ -29,6 +30,7 @@ ERROR_RESPONSES: dict[type[Exception], tuple[int, str]] = {
     PredictionLogUnavailable: (503, "start the database, or free its disk, and retry"),
     RegistryUnavailable: (503, "start the model registry; the deployed model stays"),
     ModelRejected: (503, "promote another version; the deployed model stays"),
+    QueueFull: (503, "retry after the time in Retry-After, or add workers"),
     IdempotencyKeyConflict: (409, "use a new Idempotency-Key for a new request"),
 }
 
@@ -48,7 +50,8 @@ def _handle_domain_error(request: Request, error: Exception) -> Response:
     status, hint = ERROR_RESPONSES[kind]
     log.warning("request failed", status=status, detail=str(error))
     name = re.sub(r"\B(?=[A-Z])", "-", kind.__name__).lower()
-    return _problem(status, str(error), name, hint=hint)
+    headers = {"Retry-After": "1"} if kind is QueueFull else None
+    return _problem(status, str(error), name, headers, hint=hint)
 
 
 def _handle_invalid_request(request: Request, error: Exception) -> Response:

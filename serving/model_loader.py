@@ -3,7 +3,7 @@
 The smoke test predicts the newest logged inputs and some synthetic ones (also with an empty log).
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,7 +30,9 @@ class Model(Protocol):
 
     def predict(self, frame: pd.DataFrame) -> np.ndarray: ...
 
-    def predict_members(self, frame: pd.DataFrame) -> np.ndarray: ...
+    def predict_arrays(
+        self, numeric: np.ndarray, categories: Mapping[str, Sequence[object]]
+    ) -> np.ndarray: ...
 
 
 class Registry(Protocol):
@@ -53,7 +55,7 @@ class ModelLoader:
     cache: ModelCache
     log: PredictionLog
     load: Callable[[Path], Model]
-    served_features: Collection[str]
+    served_features: Sequence[str]
 
     def load_and_validate(self, version: str) -> Model:
         """The model of a version, ready to be deployed.
@@ -80,6 +82,19 @@ class ModelLoader:
         threshold = model.metadata.get("threshold")
         if not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
             raise ModelRejected(f"metadata has a threshold from 0 to 1; this one is {threshold!r}")
+
+
+def predict_members(
+    model: Model,
+    served: Sequence[str],
+    fields: Mapping[str, np.ndarray],
+    numeric: np.ndarray,
+) -> np.ndarray:
+    """Each ensemble member's probabilities, [n, k], of served features, float32 [n, f]."""
+    position = {name: i for i, name in enumerate(served)}
+    columns = [position[name] for name in model.spec.numeric]
+    categories = {name: fields[name].tolist() for name in model.spec.categorical}
+    return model.predict_arrays(np.take(numeric, columns, axis=1), categories)
 
 
 def smoke_test(model: Model, recorded: pd.DataFrame) -> None:

@@ -74,8 +74,8 @@ class Metrics:
         self._deployed.set(1)
         self.swaps.inc()
 
-    def record_predictions(self, version: str, read: "OnlineRead") -> None:
-        self.predictions.labels(version).inc(len(read.frame))
+    def record_predictions(self, version: str, n: int, read: "OnlineRead") -> None:
+        self.predictions.labels(version).inc(n)
         for counter, rows in ((self.missing, read.missing), (self.stale, read.stale)):
             for name, n in Tally(chain.from_iterable(rows)).items():
                 counter.labels(name).inc(n)

@@ -1,26 +1,33 @@
-"""From a validated request to a logged response.
+"""From validated requests to logged responses.
 
     take the model ─▶ read features ─▶ predict ─▶ log (commit) ─▶ respond
+
+Each arrow carries a batch of requests (`serving.batching`) as arrays: a data frame of one row costs
+more than the read and the network together.
 
 An `Idempotency-Key` makes a retry safe: it is the request id in the prediction log, and the
 response is what is logged under it, also if two retries run at the same time.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, cast
 from uuid import uuid4
 
 import numpy as np
+import orjson
 import pandas as pd
 
+from ontime.data.timestamps import utc_times
 from ontime.errors import DuplicateRequest, OnlineStoreUnavailable, PredictionLogUnavailable
 from ontime.problem import EXAMPLE_AS_OF, EXAMPLE_INSTANCE, Instance
 from ontime.storage.prediction_log import PredictionLog
 from ontime.storage.schema import Prediction
-from serving.model_manager import ModelManager
+from serving.batching import Job, Result
+from serving.model_loader import predict_members
+from serving.model_manager import ModelManager, NoChampion
 from serving.observability import Metrics
 from serving.schemas import (
     Contribution,
@@ -36,16 +43,18 @@ if TYPE_CHECKING:  # these load Feast and torch
     from ontime.features.online_store import OnlineRead
     from ontime.models.serialization import TrainedModel
 
+# Errors of a service, not of a job: the whole batch gets them.
+UNAVAILABLE = (NoChampion, OnlineStoreUnavailable, PredictionLogUnavailable)
 EXAMPLE = ExplainRequest.model_validate({"as_of": EXAMPLE_AS_OF, "instance": EXAMPLE_INSTANCE})
 
 
 class FeatureReader(Protocol):
-    """Reads the features of instances. `numeric`: the features to log with a prediction."""
+    """Reads the features of instances. `numeric`: their names, in the order of the arrays."""
 
     numeric: Sequence[str]
 
-    def read(self, instances: pd.DataFrame, as_of: datetime) -> "OnlineRead":
-        """Raises `OnlineStoreUnavailable`."""
+    def read(self, fields: Mapping[str, np.ndarray], as_of: np.ndarray) -> "OnlineRead":
+        """See `OnlineFeatures.read`. Raises `OnlineStoreUnavailable`."""
 
 
 class IdempotencyKeyConflict(RuntimeError):
@@ -60,27 +69,30 @@ class Predictor:
     metrics: Metrics
     shadow: Shadow | None = None
 
-    def predict(self, request: PredictRequest, key: str | None, trace_id: str) -> PredictResponse:
-        """Predict, log and respond; if the key is in the log, respond with what is logged."""
-        # Without a default as_of, which differs in a retry.
-        sent = request.model_dump_json(exclude_unset=True).encode()
-        digest = hashlib.blake2b(sent, digest_size=16).hexdigest()
-        if key is not None and (logged := self.log.responses(key)):
-            return _logged_response(key, logged, digest)
+    def predict(self, jobs: Sequence[Job]) -> list[Result]:
+        """The response to each job, or the error that its client gets.
+
+        All jobs need one read of the features, one forward pass and one commit. If the batch fails
+        for a reason that may lie in one of them, each is processed alone.
+        """
         try:
-            return self._predict(request, key or uuid4().hex, trace_id, digest)
-        except DuplicateRequest as error:
-            logged = self.log.responses(error.request_id)
-            return _logged_response(error.request_id, logged, digest)
+            return self._predict(jobs)
+        except UNAVAILABLE as error:
+            return [error] * len(jobs)
+        except DuplicateRequest:  # another process logged one of them since it was looked up
+            return self.predict(jobs) if len(jobs) == 1 else self._predict_each(jobs)
+        except Exception as error:
+            return [error] if len(jobs) == 1 else self._predict_each(jobs)
 
     def explain(self, request: ExplainRequest) -> ExplainResponse:
         """Shapley values of each group of inputs. They are not logged."""
         from ontime.models.explanation import contributions  # loads torch
 
         deployed, _ = self.manager.current()
-        read = self._read([request.instance], request.as_of)
-        reference, values = contributions(cast("TrainedModel", deployed.model), read.frame)
-        spec, row = deployed.model.spec, read.frame.iloc[0]
+        read = self._read([request.instance], [request.as_of])
+        frame = read.frame
+        reference, values = contributions(cast("TrainedModel", deployed.model), frame)
+        spec, row = deployed.model.spec, frame.iloc[0]
         groups = dict(spec.groups) | {name: (name,) for name in spec.categorical}
         return ExplainResponse(
             model_version=deployed.version,
@@ -101,64 +113,116 @@ class Predictor:
     def check(self) -> str:
         """The deployed version; raises whatever would prevent a prediction."""
         deployed, _ = self.manager.current()
-        self._read([EXAMPLE.instance], EXAMPLE.as_of)
+        self._read([EXAMPLE.instance], [EXAMPLE.as_of])
         self.log.check()
         return deployed.version
 
-    def _predict(
-        self, request: PredictRequest, request_id: str, trace_id: str, digest: str
-    ) -> PredictResponse:
+    def _predict_each(self, jobs: Sequence[Job]) -> list[Result]:
+        return [result for job in jobs for result in self.predict([job])]
+
+    def _predict(self, jobs: Sequence[Job]) -> list[Result]:
+        results: dict[int, Result] = {}
+        logged = self.log.responses([job.key for job in jobs if job.key is not None])
+        new: dict[str, int] = {}  # request id -> index of its job
+        for i, job in enumerate(jobs):
+            if job.key in logged:
+                results[i] = _logged_response(job, logged[job.key])
+            else:
+                new.setdefault(job.key or uuid4().hex, i)
+        if new:
+            responses = self._predict_new([(name, jobs[i]) for name, i in new.items()])
+            results.update(zip(new.values(), responses, strict=True))
+        repeated = [i for i in range(len(jobs)) if i not in results]  # a key twice in one batch
+        results.update(zip(repeated, self._predict_each([jobs[i] for i in repeated]), strict=True))
+        return [results[i] for i in range(len(jobs))]
+
+    def _predict_new(self, jobs: Sequence[tuple[str, Job]]) -> list[Result]:
+        """The result of each job, by request id; it is logged if it is a response."""
         deployed, taken_at = self.manager.current()
-        read = self._read(request.instances, request.as_of)
-        members = deployed.model.predict_members(read.frame)  # [n, k]
-        probabilities, uncertainties = members.mean(axis=1).tolist(), members.std(axis=1).tolist()
-        if not all(0 <= probability <= 1 for probability in probabilities):  # NaN is not
-            raise ArithmeticError(f"version {deployed.version} predicted a value outside 0 to 1")
-        columns = read.frame[list(self.features.numeric)]
-        features = np.ascontiguousarray(columns.to_numpy(np.float32))  # [n, f]
-        logged = request.model_dump(mode="json")["instances"]
-        predictions = [
-            Prediction(
-                request_id=request_id,
-                position=i,
-                trace_id=trace_id,
-                request_digest=digest,
-                instance_id=instance.instance_id,
-                model_version=deployed.version,
-                probability=probabilities[i],
-                uncertainty=uncertainties[i],
-                decision=probabilities[i] >= deployed.model.metadata["threshold"],
-                features=features[i],
-                features_missing=read.missing[i],
-                features_stale=read.stale[i],
-                as_of=request.as_of,
-                due_at=instance.due_at,
-                predicted_at=taken_at,
-                instance=logged[i],
-            )
-            for i, instance in enumerate(request.instances)
-        ]
-        with self.metrics.log_failures.count_exceptions(PredictionLogUnavailable):
-            self.log.record(predictions, self.features.numeric)
-        self.metrics.record_predictions(deployed.version, read)
-        self.metrics.newest_request.set(request.as_of.timestamp())
-        if self.shadow is not None:
-            self.shadow.enqueue([p.prediction_id for p in predictions], read.frame)
-        return PredictResponse(
-            model_version=deployed.version,
-            predictions=[PredictedInstance.model_validate(p) for p in predictions],
+        model, version = deployed.model, deployed.version
+        requests = [job.request for _, job in jobs]
+        read = self._read(
+            [instance for request in requests for instance in request.instances],
+            [request.as_of for request in requests for _ in request.instances],
         )
+        members = predict_members(model, self.features.numeric, read.fields, read.numeric)
+        probability, uncertainty = members.mean(axis=1), members.std(axis=1)
+        decision = probability >= model.metadata["threshold"]
+        valid = (probability >= 0) & (probability <= 1)  # NaN is not
+        responses: list[Result] = []
+        rows: list[Prediction] = []
+        first = 0
+        for request_id, job in jobs:
+            span = slice(first, first := first + job.size)
+            if not valid[span].all():
+                text = f"version {version} predicted a value outside 0 to 1"
+                responses.append(ArithmeticError(text))
+                continue
+            digest, fields = digest_and_fields(job.request)
+            predictions = [
+                Prediction(
+                    request_id=request_id,
+                    position=position,
+                    trace_id=job.trace_id,
+                    request_digest=digest,
+                    instance_id=instance.instance_id,
+                    model_version=version,
+                    probability=float(probability[i]),
+                    uncertainty=float(uncertainty[i]),
+                    decision=bool(decision[i]),
+                    features=read.numeric[i],
+                    features_missing=read.missing[i],
+                    features_stale=read.stale[i],
+                    as_of=job.request.as_of,
+                    due_at=instance.due_at,
+                    predicted_at=taken_at,
+                    instance=fields[position],
+                )
+                for position, (i, instance) in enumerate(
+                    zip(range(span.start, span.stop), job.request.instances, strict=True)
+                )
+            ]
+            rows += predictions
+            responses.append(
+                PredictResponse(
+                    model_version=version,
+                    predictions=[PredictedInstance.model_validate(p) for p in predictions],
+                )
+            )
+        if rows:
+            with self.metrics.log_failures.count_exceptions(PredictionLogUnavailable):
+                self.log.record(rows, self.features.numeric)
+            self.metrics.record_predictions(version, len(rows), read)
+            self.metrics.newest_request.set(max(r.as_of for r in requests).timestamp())
+            if self.shadow is not None and len(rows) == len(probability):
+                self.shadow.enqueue([p.prediction_id for p in rows], read.fields, read.numeric)
+        return responses
 
-    def _read(self, instances: Sequence[Instance], as_of: datetime) -> "OnlineRead":
-        columns = {name: [getattr(i, name) for i in instances] for name in Instance.model_fields}
+    def _read(self, instances: Sequence[Instance], as_of: Sequence[datetime]) -> "OnlineRead":
         with self.metrics.store_failures.count_exceptions(OnlineStoreUnavailable):
-            return self.features.read(pd.DataFrame(columns), as_of)
+            return self.features.read(instance_columns(instances), utc_times(as_of))
 
 
-def _logged_response(key: str, logged: list[dict[str, Any]], digest: str) -> PredictResponse:
-    if logged[0]["request_digest"] != digest:
-        raise IdempotencyKeyConflict(
-            f"an Idempotency-Key belongs to one request; {key!r} was used for another"
+def instance_columns(instances: Sequence[Instance]) -> dict[str, np.ndarray]:
+    """The request fields, [n] each: times as datetime64[us] in UTC, all others as objects."""
+    columns: dict[str, np.ndarray] = {}
+    for name in Instance.model_fields:
+        values = [getattr(instance, name) for instance in instances]
+        is_time = isinstance(values[0], datetime)
+        columns[name] = utc_times(values) if is_time else np.array(values, dtype=object)
+    return columns
+
+
+def digest_and_fields(request: PredictRequest) -> tuple[str, list[dict[str, Any]]]:
+    """A digest by which a retry is recognised, and the fields of each instance as JSON values."""
+    body = request.model_dump(mode="json", exclude_unset=True)  # a default as_of differs in a retry
+    return hashlib.blake2b(orjson.dumps(body), digest_size=16).hexdigest(), body["instances"]
+
+
+def _logged_response(job: Job, logged: Sequence[Mapping[str, Any]]) -> Result:
+    if logged[0]["request_digest"] != digest_and_fields(job.request)[0]:
+        return IdempotencyKeyConflict(
+            f"an Idempotency-Key belongs to one request; {job.key!r} was used for another"
         )
     return PredictResponse(
         model_version=logged[0]["model_version"],

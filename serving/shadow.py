@@ -6,17 +6,21 @@ dropped and counted, and responses do not wait. `ONTIME_SHADOW` switches it off.
 
 import queue
 import threading
+from collections.abc import Mapping
 
-import pandas as pd
+import numpy as np
 import structlog
 
 from ontime.errors import PredictionLogUnavailable, RegistryUnavailable
-from serving.model_loader import Model, ModelLoader, ModelRejected
+from serving.model_loader import Model, ModelLoader, ModelRejected, predict_members
 from serving.model_manager import ModelManager
 from serving.observability import Metrics
 
 ALIAS = "challenger"
-QUEUE_SIZE = 64  # requests; below 10 MB with 512 instances of 70 features each
+QUEUE_SIZE = 64  # batches; below 10 MB with 512 instances of 70 features each
+
+# Ids of logged predictions [n], their request fields [n] each, and their features [n, f].
+Served = tuple[list[str], Mapping[str, np.ndarray], np.ndarray]
 
 log = structlog.get_logger()
 
@@ -28,7 +32,7 @@ class Shadow:
         self.metrics = metrics
         self._challenger: tuple[str, Model] | None = None
         self._rejected: str | None = None
-        self._queue: queue.Queue[tuple[list[str], pd.DataFrame] | None] = queue.Queue(QUEUE_SIZE)
+        self._queue: queue.Queue[Served | None] = queue.Queue(QUEUE_SIZE)
         self._worker = threading.Thread(target=self._work, name="shadow", daemon=True)
 
     def start(self) -> None:
@@ -55,12 +59,14 @@ class Shadow:
         except (RegistryUnavailable, PredictionLogUnavailable) as error:
             log.warning("challenger not loaded", model_version=version, detail=str(error))
 
-    def enqueue(self, prediction_ids: list[str], features: pd.DataFrame) -> None:
-        """Score these rows in the background; drop them if the queue is full."""
+    def enqueue(
+        self, prediction_ids: list[str], fields: Mapping[str, np.ndarray], numeric: np.ndarray
+    ) -> None:
+        """Score these predictions in the background; drop them if the queue is full."""
         if self._challenger is None:
             return
         try:
-            self._queue.put_nowait((prediction_ids, features))
+            self._queue.put_nowait((prediction_ids, fields, numeric))
         except queue.Full:
             self.metrics.shadow.labels("dropped").inc()
 
@@ -73,12 +79,16 @@ class Shadow:
             self.metrics.shadow.labels(self._score(*request)).inc()
             self._queue.task_done()
 
-    def _score(self, prediction_ids: list[str], features: pd.DataFrame) -> str:
+    def _score(
+        self, prediction_ids: list[str], fields: Mapping[str, np.ndarray], numeric: np.ndarray
+    ) -> str:
         if (challenger := self._challenger) is None:
             return "dropped"
         version, model = challenger
         try:
-            self.loader.log.record_shadow(version, prediction_ids, model.predict(features))
+            served = self.loader.served_features
+            probabilities = predict_members(model, served, fields, numeric).mean(axis=1)
+            self.loader.log.record_shadow(version, prediction_ids, probabilities)
         except Exception as error:  # a failing challenger is a result, and must not end the thread
             log.warning("shadow scoring failed", model_version=version, detail=str(error))
             return "failed"

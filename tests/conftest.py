@@ -16,19 +16,21 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from ontime.data.tables import Table, read_table, write_table
-from ontime.problem import SOURCE_TABLES, VIEWS, read_source
+from ontime.data.timestamps import column_arrays, utc_datetime64
+from ontime.problem import SOURCE_TABLES, VIEWS, Instance, read_source
 from ontime.problem import examples as requests_of
 from ontime.settings import Settings
 
 if TYPE_CHECKING:
     from feast import FeatureStore
 
-    from ontime.features.online_store import OnlineFeatures
+    from ontime.features.online_store import OnlineFeatures, OnlineRead
 
 HOME = Path(mkdtemp(prefix="ontime-tests-"))
 for name in [name for name in os.environ if name.startswith("ONTIME_")]:
@@ -122,6 +124,12 @@ def dataset(source: Source) -> Dataset:
     store = open_feature_store(settings)
     store.apply(definitions(settings.features_dir))
     return Dataset(settings, tables, requests_of(tables), start, until, store)
+
+
+def read_online(online: "OnlineFeatures", rows: pd.DataFrame, as_of: datetime) -> "OnlineRead":
+    """Read the features of rows with the request fields, all at one prediction time."""
+    fields = column_arrays(rows, Instance.model_fields)
+    return online.read(fields, np.full(len(rows), utc_datetime64(as_of)))
 
 
 def before(until: datetime, rows: pd.DataFrame, table: Table) -> pd.DataFrame:

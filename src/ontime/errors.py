@@ -4,7 +4,7 @@ ModelError                  a model, its files or its input break a rule
 RegistryUnavailable         the model registry or its artifact store does not respond
 OnlineStoreUnavailable      the online feature store does not respond
 PredictionLogUnavailable    the prediction log's database does not respond, or is not migrated
-DuplicateRequest            the request id is in the prediction log already
+DuplicateRequest            a request id is in the prediction log already
 ChampionChanged             another process changed the champion meanwhile
 """
 
@@ -26,15 +26,7 @@ class PredictionLogUnavailable(RuntimeError):
 
 
 class DuplicateRequest(RuntimeError):
-    """The request id is in the prediction log already; the logged response is sent again.
-
-    Attributes:
-        request_id: the id that was used before.
-    """
-
-    def __init__(self, request_id: str) -> None:
-        super().__init__(f"request {request_id!r} is in the prediction log already")
-        self.request_id = request_id
+    """A request id is in the prediction log already; the logged response is sent again."""
 
 
 class ChampionChanged(RuntimeError):

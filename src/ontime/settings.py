@@ -41,6 +41,9 @@ class Settings(BaseSettings):
     # Not 8000: Prefect's temporary server takes a port between 8000 and 8999.
     api_url: str = Field("http://127.0.0.1:9000", description="address of the API for its clients")
     champion_poll_s: float = Field(5.0, ge=0, description="seconds between registry polls; 0: off")
+    batch_wait_ms: float = Field(
+        0.0, ge=0, le=100, description="wait of an idle API for more requests to predict together"
+    )
     retrain_via_events: bool = Field(
         False, description="start a retrain by a Prefect event and its automation, not in process"
     )

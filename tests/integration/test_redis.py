@@ -15,7 +15,7 @@ from ontime.features.feast_config import open_feature_store
 from ontime.features.historical import REQUEST_FIELDS
 from ontime.features.online_store import OnlineFeatures, write_online
 from ontime.problem import VIEWS
-from tests.conftest import Dataset
+from tests.conftest import Dataset, read_online
 from tests.integration.conftest import RealPostgres, RealRedis
 
 BOUND_S = 6.0  # two seconds each to connect and to read
@@ -55,7 +55,9 @@ def test_redis_returns_what_sqlite_returns(
     instances: pd.DataFrame,
     as_of: datetime,
 ) -> None:
-    expected, read = (store.read(instances, as_of) for store in (online_store_at(as_of), on_redis))
+    expected, read = (
+        read_online(store, instances, as_of) for store in (online_store_at(as_of), on_redis)
+    )
     pd.testing.assert_frame_equal(expected.frame, read.frame, check_exact=True)
     assert expected.missing == read.missing
     assert expected.stale == read.stale
@@ -67,7 +69,7 @@ def test_redis_returns_what_sqlite_returns(
 def test_without_redis_a_read_fails_in_seconds_and_later_ones_work(
     on_redis: OnlineFeatures, instances: pd.DataFrame, as_of: datetime, redis: RealRedis, how: str
 ) -> None:
-    before = on_redis.read(instances, as_of).frame
+    before = read_online(on_redis, instances, as_of).frame
     if how == "killed":
         redis.server.kill()
     else:
@@ -75,11 +77,11 @@ def test_without_redis_a_read_fails_in_seconds_and_later_ones_work(
     try:
         start = time.monotonic()
         with pytest.raises(OnlineStoreUnavailable):
-            on_redis.read(instances, as_of)
+            read_online(on_redis, instances, as_of)
         assert time.monotonic() - start < BOUND_S
     finally:
         if how == "killed":
             redis.server.start()
         else:
             redis.server.send(signal.SIGCONT)
-    pd.testing.assert_frame_equal(before, on_redis.read(instances, as_of).frame)
+    pd.testing.assert_frame_equal(before, read_online(on_redis, instances, as_of).frame)

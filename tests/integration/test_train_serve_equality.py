@@ -17,7 +17,7 @@ from monitoring.skew import skew
 from ontime.features.historical import REQUEST_FIELDS
 from ontime.features.online_store import OnlineFeatures, write_online
 from ontime.problem import FEATURE_SPEC, PREDICTION_INTERVAL, VIEWS
-from tests.conftest import Dataset
+from tests.conftest import Dataset, read_online
 
 FIRST_DAY, N_DAYS = 34, 7
 STORED = [name for view in VIEWS for name in view.inputs]
@@ -53,7 +53,7 @@ def week(dataset: Dataset, online_store_at: OnlineStoreAt) -> Week:
             write_online(online.store, view, between(known, tick - PREDICTION_INTERVAL, tick))
         now = requests[requests.event_timestamp == tick]
         if len(now):
-            read = online.read(now[[*REQUEST_FIELDS]], tick)
+            read = read_online(online, now[[*REQUEST_FIELDS]], tick)
             served.append(read.frame.assign(instance_id=now.instance_id.to_numpy(), as_of=tick))
             n_unusable += [len(a) + len(b) for a, b in zip(read.missing, read.stale, strict=True)]
     return Week(start, end, pd.concat(served), np.array(n_unusable))
@@ -96,6 +96,6 @@ def test_a_tick_that_was_not_written_is_found(
     """The rows of the tick before are not stale yet: only the comparison finds this."""
     tick = between(examples, week.start + timedelta(hours=16), week.end).event_timestamp.min()
     rows = examples[examples.event_timestamp == tick]
-    read = online_store_at(tick - PREDICTION_INTERVAL).read(rows[[*REQUEST_FIELDS]], tick)
+    read = read_online(online_store_at(tick - PREDICTION_INTERVAL), rows[[*REQUEST_FIELDS]], tick)
     served = read.frame.assign(instance_id=rows.instance_id.to_numpy(), as_of=tick)
     assert skew(served, examples, FEATURE_SPEC).mismatched != {}

@@ -12,6 +12,7 @@ from monitoring.skew import skew
 from ontime.features.historical import REQUEST_FIELDS
 from ontime.features.online_store import OnlineFeatures
 from ontime.problem import FEATURE_SPEC, VIEWS
+from tests.conftest import read_online
 
 AIRCRAFT_VIEWS = [view for view in VIEWS if "tailnum" in view.keys]
 STORM = datetime(2013, 2, 9, 17, tzinfo=UTC)
@@ -36,7 +37,9 @@ def test_a_flight_without_a_tail_number_misses_the_features_of_the_aircraft(
     online: OnlineFeatures, flights: pd.DataFrame, tailnum: Any
 ) -> None:
     known = flights.head(100)
-    before, after = (online.read(frame, STORM) for frame in (known, known.assign(tailnum=tailnum)))
+    before, after = (
+        read_online(online, frame, STORM) for frame in (known, known.assign(tailnum=tailnum))
+    )
     of_aircraft = [name for view in AIRCRAFT_VIEWS for name in view.inputs]
     for missing, missing_before in zip(after.missing, before.missing, strict=True):
         assert set(missing) == {*missing_before, *of_aircraft}
@@ -47,7 +50,7 @@ def test_a_flight_without_a_tail_number_misses_the_features_of_the_aircraft(
 def test_after_the_storm_some_features_are_missing_and_some_are_stale(
     online: OnlineFeatures, flights: pd.DataFrame
 ) -> None:
-    read = online.read(flights, STORM)
+    read = read_online(online, flights, STORM)
     assert sum(map(bool, read.missing)) > 50
     assert sum(map(bool, read.stale)) > 5
 
@@ -57,7 +60,7 @@ def test_an_hour_that_was_not_written_changes_the_live_views_and_no_rate(
 ) -> None:
     noon = datetime(2013, 2, 4, 17, tzinfo=UTC)
     rows = examples[examples.event_timestamp == noon]
-    read = online_store_at(noon - timedelta(hours=1)).read(rows[[*REQUEST_FIELDS]], noon)
+    read = read_online(online_store_at(noon - timedelta(hours=1)), rows[[*REQUEST_FIELDS]], noon)
     served = read.frame.assign(instance_id=rows.instance_id.to_numpy(), as_of=noon)
     found = skew(served, examples, FEATURE_SPEC).mismatched
     live = {"origin_state", "carrier_origin_state", "dest_state", "origin_weather"}

@@ -323,7 +323,7 @@ def test_a_rollback_under_load_fails_no_request_and_the_log_agrees(system: Syste
         versions = [version for *_, version in client.responses]
         assert [version for version, _ in groupby(versions)] == [last.version, last.replaced]
         for key, _, version in client.responses:
-            assert {row["model_version"] for row in system.log.responses(key)} == {version}
+            assert {row["model_version"] for row in system.log.responses([key])[key]} == {version}
     seconds = [second for client in clients for second in client.seconds]
     print(f"rollback {took:.2f} s; {len(seconds)} responses, median {np.median(seconds):.3f} s, "
           f"longest {max(seconds):.3f} s")  # fmt: skip

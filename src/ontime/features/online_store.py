@@ -1,43 +1,60 @@
 """The online read: the features of prediction requests, from Feast's online store.
 
 `OnlineFeatures.read` returns for a request at a moment what the historical join returns for it,
-bit for bit; ``tests/integration/test_train_serve_equality.py`` compares them.
+bit for bit; ``tests/integration/test_train_serve_equality.py`` compares them. From the store to the
+model there are arrays only: a data frame of one row costs more than the read.
+
+Shapes: n instances, f numeric features.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 import numpy as np
 import pandas as pd
 from feast import FeatureService, FeatureStore
 
-from ontime.data.timestamps import column_arrays, utc_datetime64
 from ontime.errors import OnlineStoreUnavailable
+from ontime.features.compact_store import ArrayResponse
 from ontime.features.feast_config import FEATURE_SERVICE
 from ontime.features.spec import View
 from ontime.problem import (
     ENTITY_KEYS,
     FEATURE_SPEC,
     VIEWS,
-    Instance,
     entity_key_columns,
     request_features,
 )
 
+US_PER_S = 1e6
+
 
 @dataclass(frozen=True)
 class OnlineRead:
-    """Features of n requests: ``frame`` [n rows], and which of them were unusable in each row.
+    """Features of n instances, and which of them were unusable.
 
-    A value that was never written, or became known only after ``as_of``, is *missing*; one older
-    than its view's TTL at ``as_of`` is *stale*. Both are NaN in the frame; the model was trained
-    with both. age_seconds: for each view, the age of the oldest row that was read.
+    A value that was never written, or became known only after the prediction time, is *missing*;
+    one older than its view's TTL then is *stale*. Both are NaN; the model was trained with both.
+
+    Attributes:
+        fields: request field -> values [n].
+        numeric: float32 [n, f], in the order of ``FEATURE_SPEC.numeric``.
+        missing: names of the missing features of each instance.
+        stale: names of the stale features of each instance.
+        age_seconds: view -> age of the oldest row that was read.
     """
 
-    frame: pd.DataFrame
+    fields: Mapping[str, np.ndarray]
+    numeric: np.ndarray
     missing: list[list[str]]
     stale: list[list[str]]
     age_seconds: dict[str, float]
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """Request fields and features, one row per instance."""
+        features = pd.DataFrame(self.numeric, columns=list(FEATURE_SPEC.numeric))
+        return pd.DataFrame(dict(self.fields)).join(features)
 
 
 class OnlineFeatures:
@@ -50,73 +67,66 @@ class OnlineFeatures:
         self.store = store
         self.service: FeatureService = store.get_feature_service(FEATURE_SERVICE)
 
-    def read(self, instances: pd.DataFrame, as_of: datetime) -> OnlineRead:
-        """The features of ``instances`` as known at ``as_of``.
+    def read(self, fields: Mapping[str, np.ndarray], as_of: np.ndarray) -> OnlineRead:
+        """The features of n instances, of each as known at its prediction time.
 
         Args:
-            instances: the request fields, n rows; times in UTC.
-            as_of: the prediction time.
+            fields: the request fields [n] each, times as datetime64[us] in UTC.
+            as_of: the prediction times, datetime64[us] [n].
 
         Raises:
             OnlineStoreUnavailable: if the store does not respond.
         """
-        n = len(instances)
-        fields = column_arrays(instances, Instance.model_fields)
-        values = self._fetch(entity_key_columns(fields))
+        n = len(as_of)
+        response = self._fetch(entity_key_columns(fields))
+        as_of_us = as_of.astype("datetime64[us]").astype(np.float64)
         stored: dict[str, np.ndarray] = {}
-        age_seconds = {}
+        age_seconds: dict[str, float] = {}
         missing: list[list[str]] = [[] for _ in range(n)]
         stale: list[list[str]] = [[] for _ in range(n)]
         for view in VIEWS:
-            first = next(iter(view.columns))
-            age = as_of.timestamp() - np.array(values[f"{first}__ts"], dtype=np.float64)
+            table, columns = response.rows[view.name], response.features[view.name]
+            age = (as_of_us - table[:, 0]) / US_PER_S  # NaN where there is no row
+            # Only the newest row is kept; a prediction in the past must not read it.
+            values = np.where((age >= 0)[:, None], table[:, 1:], np.nan)
             expired = age > view.ttl.total_seconds()
-            found = np.zeros(n, dtype=bool)
-            for name in view.columns:
-                column = np.array(values[name], dtype=np.float64)  # None becomes NaN
-                # Feast keeps the newest row only; a prediction in the past must not read it.
-                column[age < 0] = np.nan
-                absent = np.isnan(column)
-                found |= ~absent
-                if name not in view.helper_columns:
-                    _note(missing, absent, name)
-                    _note(stale, expired & ~absent, name)
-                stored[name] = np.where(expired, np.nan, column)
-            if found.any():
+            absent = np.isnan(values)
+            if absent.any():
+                _note(missing, absent, columns, view)
+            if expired.any():
+                _note(stale, expired[:, None] & ~absent, columns, view)
+                values[expired] = np.nan
+            if (found := ~absent.all(axis=1)).any():
                 age_seconds[view.name] = float(age[found].max())
-        computed = request_features(fields | stored, np.full(n, utc_datetime64(as_of)))
-        features = stored | computed
-        numeric = {name: features[name].astype(np.float32) for name in FEATURE_SPEC.numeric}
-        # One frame from arrays: adding sixty columns one by one takes longer than reading them.
-        given = {name: instances[name].array for name in instances.columns}
-        return OnlineRead(pd.DataFrame(given | numeric), missing, stale, age_seconds)
+            stored.update(zip(columns, values.T, strict=True))
+        features = stored | request_features({**fields, **stored}, as_of)
+        numeric = np.empty((n, len(FEATURE_SPEC.numeric)), dtype=np.float32)
+        for i, name in enumerate(FEATURE_SPEC.numeric):
+            numeric[:, i] = features[name]
+        return OnlineRead(fields, numeric, missing, stale, age_seconds)
 
-    def _fetch(self, keys: dict[str, np.ndarray]) -> dict[str, list[float | None]]:
-        """Feature -> value, and feature__ts -> epoch seconds of its row, [n] each."""
+    def _fetch(self, keys: Mapping[str, np.ndarray]) -> ArrayResponse:
         try:
             response = self.store.get_online_features(
                 self.service, {name: keys[name].tolist() for name in ENTITY_KEYS}
             )
+            assert isinstance(response, ArrayResponse)
         except Exception as error:  # every store raises its own; callers need one
             raise OnlineStoreUnavailable(
                 f"a prediction needs the online store, which failed: {error!r}. "
                 "Is it running, and was `make features` run?"
             ) from error
-        return response.to_dict(include_event_timestamps=True)
+        return response
 
 
-def _note(notes: list[list[str]], where: np.ndarray, name: str) -> None:
-    for row in np.flatnonzero(where):
-        notes[row].append(name)
+def _note(notes: list[list[str]], where: np.ndarray, columns: Sequence[str], view: View) -> None:
+    """Add the model's inputs at which ``where`` [n, columns] is true."""
+    for row, column in np.argwhere(where):
+        if (name := columns[column]) not in view.helper_columns:
+            notes[row].append(name)
 
 
 def write_online(store: FeatureStore, view: View, rows: pd.DataFrame) -> None:
-    """Write the newest row of each key to the online store.
-
-    Older rows are dropped first: SQLite keeps the row that is written last, whatever its time.
-    """
-    newest = rows.sort_values("event_timestamp", kind="stable").drop_duplicates(
-        subset=list(view.keys), keep="last"
-    )
-    if len(newest):
-        store.write_to_online_store(view.name, df=newest)
+    """Write rows to the online store; it keeps the newest row of each key."""
+    if len(rows):
+        store.write_to_online_store(view.name, df=rows)

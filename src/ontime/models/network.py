@@ -71,7 +71,7 @@ class TabularNetwork(nn.Module):
 def _embedding(size: int, dimensions: int) -> nn.Embedding:
     """`nn.Embedding` with its usual initialisation, except on the "meta" device.
 
-    There `normal_` imports torch's compiler: seconds at start-up, and the serving image lacks sympy.
+    There `normal_` imports the compiler of torch, for seconds, and sympy, which serving lacks.
     """
     weight = torch.empty(size, dimensions)
     if not weight.is_meta:
@@ -83,13 +83,18 @@ def numeric_tensor(frame: pd.DataFrame, spec: FeatureSpec) -> Tensor:
     """The numeric inputs, float32 [n, f]. Raises ModelError for an absent column or infinity."""
     _check_columns(frame, spec.numeric)
     values = frame[list(spec.numeric)].to_numpy(dtype=np.float32, na_value=np.nan, copy=True)
+    check_finite(values, spec)
+    return torch.from_numpy(values)
+
+
+def check_finite(values: np.ndarray, spec: FeatureSpec) -> None:
+    """Raise ModelError if a numeric input [n, f] is infinite."""
     if np.isinf(values).any():
         row, column = np.argwhere(np.isinf(values))[0]
         raise ModelError(
             f"a numeric input must be finite, or NaN if missing; {spec.numeric[column]!r} is "
             f"{values[row, column]} in row {row}"
         )
-    return torch.from_numpy(values)
 
 
 def category_tensor(

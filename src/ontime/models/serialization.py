@@ -7,8 +7,9 @@ truncated or mixed-up files raise `ModelError`.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,6 +27,7 @@ from ontime.models.network import (
     ModelConfig,
     TabularNetwork,
     category_tensor,
+    check_finite,
     numeric_tensor,
 )
 from ontime.models.preprocessing import Encoder
@@ -58,9 +60,33 @@ class TrainedModel:
         Raises:
             ModelError: if an input's column is absent or a number is infinite.
         """
+        return self._member_probabilities(*self.tensors(frame))
+
+    def predict_arrays(
+        self, numeric: np.ndarray, categories: Mapping[str, Sequence[object]]
+    ) -> np.ndarray:
+        """Like `predict_members`, without a data frame.
+
+        Args:
+            numeric: the numeric inputs in the order of the spec, float32 [n, f].
+            categories: each categorical input [n]; a value outside its vocabulary is unknown.
+        """
+        codes = np.empty((len(numeric), len(self.spec.categorical)), dtype=np.int64)
+        for i, name in enumerate(self.spec.categorical):
+            codes[:, i] = [self._indices[name].get(value, 0) for value in categories[name]]
+        check_finite(numeric, self.spec)
+        return self._member_probabilities(torch.from_numpy(numeric), torch.from_numpy(codes))
+
+    @cached_property
+    def _indices(self) -> dict[str, dict[object, int]]:
+        """Categorical input -> value -> index of its embedding."""
+        vocabularies = self.vocabularies.items()
+        return {name: {v: i + 1 for i, v in enumerate(values)} for name, values in vocabularies}
+
+    def _member_probabilities(self, *inputs: Tensor) -> np.ndarray:
         device = self.network.encoder.median.device
         self.network.eval()
-        batches = zip(*(part.split(PREDICT_BATCH) for part in self.tensors(frame)), strict=True)
+        batches = zip(*(part.split(PREDICT_BATCH) for part in inputs), strict=True)
         with torch.inference_mode():
             probabilities = [
                 self.network.member_probabilities(numeric.to(device), categories.to(device)).cpu()

@@ -4,8 +4,8 @@ Predictions and outcomes are in one database, SQLite by default and Postgres by 
 monitoring can join them. An outcome counts from the time at which it was known (`known_by`), not
 from the time at which it was written.
 
-- One transaction per request: `record` returns after its commit, and the response is sent after
-  `record`; ``kill -9`` loses no prediction that was returned.
+- `record` returns after its commit, and responses are sent after `record`; ``kill -9`` loses no
+  prediction that was returned.
 - Features as one JSON array of float32 (shortest digits that read back equal; NaN is null), names
   stored once per list: 1.2 KB per prediction instead of 4.2 KB.
 - The first report of an outcome is kept. An equal one is a duplicate; a contradicting one is stored
@@ -79,12 +79,12 @@ class PredictionLog:
         self.engine.dispose()
 
     def record(self, predictions: Sequence[Prediction], feature_names: Sequence[str]) -> None:
-        """Write the predictions of one request, all or none.
+        """Write predictions, all or none.
 
         `feature_names` [f] are those of each prediction's `features` [f].
 
         Raises:
-            DuplicateRequest: if the request id is in the log.
+            DuplicateRequest: if one of their request ids is in the log.
         """
         same = {"feature_set": self._feature_set(feature_names)}
         rows = [vars(p) | same | {"prediction_id": p.prediction_id} for p in predictions]
@@ -92,15 +92,19 @@ class PredictionLog:
             with self._transaction() as connection:
                 connection.execute(insert(PREDICTIONS), rows)
         except IntegrityError as error:
-            raise DuplicateRequest(predictions[0].request_id) from error
+            raise DuplicateRequest("a request id is in the prediction log already") from error
 
-    def responses(self, request_id: str) -> list[dict[str, Any]]:
-        """The logged response rows of a request, by position; empty if it is not in the log."""
-        columns = PREDICTIONS.c["prediction_id", "model_version", "probability", "decision"]
-        details = PREDICTIONS.c["uncertainty", "features_missing", "features_stale"]
-        query = select(*columns, *details, PREDICTIONS.c.request_digest)
-        query = query.where(PREDICTIONS.c.request_id == request_id)
-        return self.rows(query.order_by(PREDICTIONS.c.position))
+    def responses(self, request_ids: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+        """The logged response rows, by position, of each of the requests that is in the log."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        if request_ids:
+            columns = PREDICTIONS.c["request_id", "prediction_id", "model_version", "probability"]
+            details = PREDICTIONS.c["decision", "uncertainty", "features_missing", "features_stale"]
+            query = select(*columns, *details, PREDICTIONS.c.request_digest)
+            query = query.where(PREDICTIONS.c.request_id.in_(request_ids))
+            for row in self.rows(query.order_by(PREDICTIONS.c.position)):
+                found.setdefault(row["request_id"], []).append(row)
+        return found
 
     def record_shadow(
         self, version: str, prediction_ids: Sequence[str], probabilities: np.ndarray

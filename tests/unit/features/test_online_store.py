@@ -18,7 +18,7 @@ from feast.repo_operations import parse_repo
 from feature_repo.definitions import ENTITIES, definitions
 from ontime.data.timestamps import column_arrays, parse_utc
 from ontime.errors import OnlineStoreUnavailable
-from ontime.features.feast_config import REDIS_TIMEOUTS, open_feature_store, repo_config
+from ontime.features.feast_config import FEATURE_SERVICE, open_feature_store, repo_config
 from ontime.features.online_store import OnlineFeatures, OnlineRead, write_online
 from ontime.features.spec import View
 from ontime.problem import (
@@ -31,7 +31,7 @@ from ontime.problem import (
     entity_key_columns,
 )
 from ontime.settings import ROOT, Settings
-from tests.conftest import Dataset
+from tests.conftest import Dataset, read_online
 
 REPO = ROOT / "feature_repo"
 AS_OF = parse_utc(EXAMPLE_AS_OF)
@@ -77,8 +77,8 @@ def test_each_external_service_has_its_own_setting(tmp_path: Path) -> None:
             data_dir=tmp_path, redis_url="redis:6379", feast_registry_url="postgresql://registry"
         )
     )
-    with_timeouts = f"redis:6379,{REDIS_TIMEOUTS}"
-    assert config.online_config == {"type": "redis", "connection_string": with_timeouts}
+    store = "ontime.features.compact_store.CompactRedisOnlineStore"
+    assert config.online_config == {"type": store, "connection_string": "redis:6379"}
     assert isinstance(config.registry_config, dict)
     given = {"registry_type": "sql", "path": "postgresql://registry", "cache_ttl_seconds": 0}
     assert given.items() <= config.registry_config.items()
@@ -113,7 +113,7 @@ def read(store: FeatureStore) -> Callable[..., OnlineRead]:
     features = OnlineFeatures(store)
 
     def read(after: timedelta = timedelta(0)) -> OnlineRead:
-        return features.read(example(), AS_OF + after)
+        return read_online(features, example(), AS_OF + after)
 
     return read
 
@@ -190,15 +190,16 @@ def test_an_online_read_imports_nothing_that_the_serving_image_lacks(
 import sys
 for name in ("dask", "duckdb", "ibis", "lightgbm", "prefect", "scipy", "sklearn", "sqlglot"):
     sys.modules[name] = None
-import pandas as pd
-from ontime.data.timestamps import parse_utc
+import numpy as np
+from ontime.data.timestamps import parse_utc, utc_times
 from ontime.features.feast_config import open_feature_store
 from ontime.features.online_store import OnlineFeatures
 from ontime.problem import EXAMPLE_AS_OF, EXAMPLE_INSTANCE, VIEWS, Instance
 from ontime.settings import Settings
 features = OnlineFeatures(open_feature_store(Settings()))
-instance = pd.DataFrame([Instance.model_validate(EXAMPLE_INSTANCE).model_dump()])
-read = features.read(instance, parse_utc(EXAMPLE_AS_OF))
+from serving.predictor import instance_columns
+fields = instance_columns([Instance.model_validate(EXAMPLE_INSTANCE)])
+read = features.read(fields, utc_times([parse_utc(EXAMPLE_AS_OF)]))
 view = next(view for view in VIEWS if len(view.inputs) > 1)
 print((read.frame[list(view.inputs)] == 0.5).all(axis=None))
 """
@@ -264,9 +265,10 @@ def test_the_rows_of_one_request_do_not_mix(store: FeatureStore, dataset: Datase
     write_online(store, view, row(view, 0.5, instance=first))
     write_online(store, view, row(view, 0.25, instance=second))
     batch = pd.concat([second, first, first, second], ignore_index=True)
-    found = OnlineFeatures(store).read(batch, AS_OF)
+    found = read_online(OnlineFeatures(store), batch, AS_OF)
     np.testing.assert_array_equal(found.frame[view.inputs[0]], [0.25, 0.5, 0.5, 0.25])
-    pd.testing.assert_frame_equal(found.frame[[*Instance.model_fields]], batch)
+    for name, values in column_arrays(batch, Instance.model_fields).items():
+        assert found.fields[name].tolist() == values.tolist()
 
 
 def test_one_missing_value_of_a_row_is_missing_alone(
@@ -293,6 +295,28 @@ def test_of_several_rows_of_a_key_the_newest_is_kept(
     assert found.age_seconds == {WIDE.name: 0}
 
 
+def test_features_in_another_order_in_the_registry_are_not_mixed_up(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path)
+    store = open_feature_store(settings)
+    wanted = definitions(settings.features_dir)
+    for each in wanted:
+        if isinstance(each, FeatureView) and each.name == WIDE.name:
+            each.features.reverse()
+    store.apply(wanted)
+    values = {name: i / 100 for i, name in enumerate(WIDE.columns)}
+    write_online(store, WIDE, row(WIDE, 0.0, changes=values))
+
+    service = store.get_feature_service(FEATURE_SERVICE)
+    keys = {name: [value] for name, value in keys_of(example()).items()}
+    (names,) = [store.get_online_features(service, keys).features[WIDE.name]]
+    found = read_online(OnlineFeatures(store), example(), AS_OF).frame
+
+    assert names == tuple(WIDE.columns)[::-1]
+    assert {name: found[name][0] for name in WIDE.inputs} == pytest.approx(
+        {name: values[name] for name in WIDE.inputs}
+    )
+
+
 def test_writing_no_rows_changes_nothing(
     store: FeatureStore, read: Callable[..., OnlineRead]
 ) -> None:
@@ -304,9 +328,9 @@ def test_writing_no_rows_changes_nothing(
 def test_a_store_that_fails_is_reported_with_what_to_check(
     store: FeatureStore, tmp_path: Path
 ) -> None:
-    for file in (tmp_path / "feast").glob("online.db*"):
+    for file in (tmp_path / "feast").glob("compact.db*"):
         file.unlink()
-    (tmp_path / "feast" / "online.db").write_text("this is no database " * 100)
+    (tmp_path / "feast" / "compact.db").write_text("this is no database " * 100)
     broken = OnlineFeatures(FeatureStore(config=repo_config(Settings(data_dir=tmp_path))))
     with pytest.raises(OnlineStoreUnavailable, match=r"not a database.*make features"):
-        broken.read(example(), AS_OF)
+        read_online(broken, example(), AS_OF)

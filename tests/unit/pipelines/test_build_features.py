@@ -14,7 +14,7 @@ from ontime.features.online_store import OnlineFeatures
 from ontime.problem import FEATURE_SPEC, VIEWS
 from ontime.settings import Settings
 from pipelines.build_features import fill_online_store
-from tests.conftest import Dataset
+from tests.conftest import Dataset, read_online
 
 
 @pytest.fixture
@@ -25,13 +25,12 @@ def settings(dataset: Dataset, tmp_path: Path) -> Settings:
 
 
 def n_values_after(moment: datetime, folder: Path) -> dict[str, int]:
-    """The number of values in SQLite, per view, that became known after ``moment``."""
-    with closing(sqlite3.connect(folder / "feast" / "online.db")) as online:
-        after = f"WHERE event_ts > {moment.timestamp():.0f}"
+    """The number of rows in SQLite, per view, that became known after ``moment``."""
+    with closing(sqlite3.connect(folder / "feast" / "compact.db")) as online:
+        query = "SELECT count(*) FROM rows WHERE event_us > ? AND key GLOB ?"
+        event_us = moment.timestamp() * 1e6
         return {
-            view.name: online.execute(
-                f"SELECT count(*) FROM ontime_{view.name} {after}"
-            ).fetchone()[0]
+            view.name: online.execute(query, (event_us, f"ontime:{view.name}:*")).fetchone()[0]
             for view in VIEWS
         }
 
@@ -50,7 +49,7 @@ def test_materialization_removes_the_later_rows_of_an_earlier_run(
     assert set(n_values_after(noon, settings.data_dir).values()) == {0}
     # Also for a reader that was open before, as the API is.
     for features in (OnlineFeatures(open_feature_store(settings)), open_before):
-        read = features.read(requests[[*REQUEST_FIELDS]], noon)
+        read = read_online(features, requests[[*REQUEST_FIELDS]], noon)
         assert min(read.age_seconds.values()) == 0  # rows of that very moment are included
         names = list(FEATURE_SPEC.numeric)
         pd.testing.assert_frame_equal(

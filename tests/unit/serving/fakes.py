@@ -6,9 +6,8 @@ As a server: ``uvicorn --factory tests.unit.serving.fakes:app_from_environment``
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -44,15 +43,18 @@ class FakeFeatures:
     down: bool = False
     n_reads: int = 0
 
-    def read(self, instances: pd.DataFrame, as_of: datetime) -> Any:
+    def read(self, fields: Mapping[str, np.ndarray], as_of: np.ndarray) -> Any:
         if self.down:
             raise OnlineStoreUnavailable("a prediction needs the online store, which failed")
         self.n_reads += 1
-        positions = range(len(instances))
+        positions = range(len(as_of))
         unusable = self.missing | self.stale
         signal = np.array([np.nan if i in unusable else i for i in positions], np.float32)
+        numeric = np.stack([signal, np.full(len(as_of), 0.1, np.float32)], axis=1)
         return SimpleNamespace(
-            frame=instances.assign(signal=signal, slack=np.float32(0.1)),
+            frame=pd.DataFrame(dict(fields)).assign(signal=signal, slack=np.float32(0.1)),
+            fields=fields,
+            numeric=numeric,
             missing=[["signal"] if i in self.missing else [] for i in positions],
             stale=[["signal"] if i in self.stale else [] for i in positions],
             age_seconds={"a_view": 1800.0},
@@ -73,9 +75,14 @@ class FakeModel:
         assert set(self.spec.numeric) | set(self.spec.categorical) <= set(frame.columns)
         return np.full(len(frame), self.probability)
 
-    def predict_members(self, frame: pd.DataFrame) -> np.ndarray:
+    def predict_arrays(
+        self, numeric: np.ndarray, categories: Mapping[str, Sequence[object]]
+    ) -> np.ndarray:
         """Two members, 0.1 apart."""
-        return self.predict(frame)[:, None] + [-0.05, 0.05]
+        self.before_predict()
+        assert numeric.shape[1] == len(self.spec.numeric)
+        assert set(categories) == set(self.spec.categorical)
+        return np.tile([self.probability - 0.05, self.probability + 0.05], (len(numeric), 1))
 
 
 def load_fake(folder: Path) -> FakeModel:

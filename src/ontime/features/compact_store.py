@@ -1,0 +1,379 @@
+"""Online stores for Feast that hold one array per row, in SQLite or in Redis.
+
+Feast's own stores keep one Protobuf message per value, which Python decodes one by one. Here a row
+is one value,
+
+    <project>:<view>:<digest of the feature names>:<entity key values as JSON> -> float64 [1 + f]
+
+with the event timestamp (microseconds of the Unix epoch, exact in a float64), then the features;
+NaN is null. All views of all requested instances are one read.
+
+- The order of the features is the registry's. Feast keeps it when a definition lists the same
+  features in another order.
+- The newest row of a key is kept, whatever the order of writes. The database compares the event
+  timestamps, so that concurrent writers are safe.
+- Rows that were written under other feature names are never read, because their keys differ.
+- `get_online_features` with a feature service returns an `ArrayResponse`. With a list of feature
+  references, and in ``feast materialize``, the stores behave as Feast documents.
+
+Shapes: n rows, f features of a view.
+"""
+
+import hashlib
+import sqlite3
+import threading
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import orjson
+import pandas as pd
+from feast import Entity, FeatureService, FeatureView, RepoConfig
+from feast.infra.online_stores.online_store import OnlineStore
+from feast.infra.passthrough_provider import PassthroughProvider
+from feast.infra.registry.base_registry import BaseRegistry
+from feast.online_response import OnlineResponse
+from feast.protos.feast.serving.ServingService_pb2 import GetOnlineFeaturesResponse
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
+from feast.repo_config import FeastConfigBaseModel
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from ontime.data.timestamps import utc_array
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
+REDIS_TIMEOUT_S = 2.0
+
+FeastRow = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
+
+
+@dataclass(frozen=True)
+class RowLayout:
+    """Keys and bytes of one view's rows."""
+
+    view: str
+    prefix: bytes
+    join_keys: tuple[str, ...]
+    features: tuple[str, ...]
+
+    @classmethod
+    def of(cls, project: str, view: FeatureView) -> "RowLayout":
+        features = tuple(field.name for field in view.features)
+        digest = hashlib.blake2b("\n".join(features).encode(), digest_size=4).hexdigest()
+        prefix = view_prefix(project, view) + f"{digest}:".encode()
+        return cls(view.name, prefix, tuple(view.join_keys), features)
+
+    @cached_property
+    def absent(self) -> bytes:
+        """A row of NaN, for a key without a row."""
+        return np.full(1 + len(self.features), np.nan).tobytes()
+
+    def keys(self, columns: Mapping[str, Sequence[Any]]) -> list[bytes]:
+        """The key of each row [n], of the entity keys [n] each."""
+        rows = zip(*(columns[name] for name in self.join_keys), strict=True)
+        return [self.prefix + orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY) for row in rows]
+
+    def pack(self, event_us: np.ndarray, values: np.ndarray) -> list[bytes]:
+        """The bytes of each row [n], of event timestamps [n] and features [n, f]."""
+        table = np.column_stack([event_us, values]).astype(np.float64)
+        data, size = table.tobytes(), len(self.absent)
+        return [data[start : start + size] for start in range(0, len(data), size)]
+
+    def unpack(self, rows: Sequence[bytes | None]) -> np.ndarray:
+        """float64 [n, 1 + f]; NaN where a row is None."""
+        data = b"".join(row or self.absent for row in rows)
+        return np.frombuffer(data).reshape(len(rows), 1 + len(self.features))
+
+
+def view_prefix(project: str, view: FeatureView) -> bytes:
+    return f"{project}:{view.name}:".encode()
+
+
+class ArrayResponse(OnlineResponse):
+    """The stored features of n instances.
+
+    Attributes:
+        rows: view -> float64 [n, 1 + f], event timestamp in epoch microseconds, then the features;
+            NaN where there is no row or no value.
+        features: view -> names of its features, in the order of the registry.
+    """
+
+    def __init__(self, layouts: Sequence[RowLayout], rows: dict[str, np.ndarray]) -> None:
+        super().__init__(GetOnlineFeaturesResponse())
+        self.rows = rows
+        self.features = {layout.view: layout.features for layout in layouts}
+
+    def to_dict(self, include_event_timestamps: bool = False) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for view, table in self.rows.items():
+            for name, column in zip(self.features[view], table.T[1:], strict=True):
+                found[name] = [None if np.isnan(value) else value for value in column.tolist()]
+                if include_event_timestamps:
+                    found[f"{name}__ts"] = np.nan_to_num(table[:, 0] / 1e6).astype(int).tolist()
+        return found
+
+
+class CompactOnlineStore(OnlineStore):
+    """What the two stores share; a store implements `fetch`, `put` and `delete`."""
+
+    def __init__(self) -> None:
+        self._layouts: dict[str, list[RowLayout]] = {}  # of each feature service that was read
+
+    @abstractmethod
+    def fetch(self, config: RepoConfig, keys: list[bytes]) -> list[bytes | None]:
+        """The rows of the keys, in their order."""
+
+    @abstractmethod
+    def put(self, config: RepoConfig, keys: list[bytes], rows: list[bytes]) -> None:
+        """Write each row unless the store holds a newer one of its key."""
+
+    @abstractmethod
+    def delete(self, config: RepoConfig, prefix: bytes) -> None:
+        """Delete every row whose key starts with the prefix."""
+
+    def get_online_features(
+        self,
+        config: RepoConfig,
+        features: list[str] | FeatureService,
+        entity_rows: Any,
+        registry: BaseRegistry,
+        project: str,
+        *args: Any,
+        **options: Any,
+    ) -> OnlineResponse:
+        if not isinstance(features, FeatureService):
+            arguments = (config, features, entity_rows, registry, project, *args)
+            return super().get_online_features(*arguments, **options)
+        if (layouts := self._layouts.get(features.name)) is None:
+            names = [projection.name for projection in features.feature_view_projections]
+            views = [registry.get_feature_view(name, project, allow_cache=True) for name in names]
+            layouts = [RowLayout.of(project, view) for view in views]
+            self._layouts[features.name] = layouts
+        keys = [layout.keys(entity_rows) for layout in layouts]
+        unique = list(dict.fromkeys(key for each in keys for key in each))
+        found = dict(zip(unique, self.fetch(config, unique), strict=True))
+        rows = {
+            layout.view: layout.unpack([found[key] for key in each])
+            for layout, each in zip(layouts, keys, strict=True)
+        }
+        return ArrayResponse(layouts, rows)
+
+    def online_read(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        entity_keys: list[EntityKey],
+        requested_features: list[str] | None = None,
+    ) -> list[tuple[datetime | None, dict[str, Value] | None]]:
+        layout = RowLayout.of(config.project, table)
+        rows = layout.unpack(self.fetch(config, layout.keys(_key_columns(layout, entity_keys))))
+        result: list[tuple[datetime | None, dict[str, Value] | None]] = []
+        for event_us, *values in rows.tolist():
+            if np.isnan(event_us):
+                result.append((None, None))
+                continue
+            named = {
+                name: Value() if np.isnan(value) else Value(double_val=value)
+                for name, value in zip(layout.features, values, strict=True)
+                if requested_features is None or name in requested_features
+            }
+            result.append((EPOCH + event_us * MICROSECOND, named))
+        return result
+
+    def online_write_batch(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        data: list[FeastRow],
+        progress: Callable[[int], Any] | None,
+    ) -> None:
+        layout = RowLayout.of(config.project, table)
+        keys = layout.keys(_key_columns(layout, [key for key, *_ in data]))
+        event_us = np.array([(_aware(at) - EPOCH) // MICROSECOND for _, _, at, _ in data])
+        values = [[_number(row.get(name)) for name in layout.features] for _, row, _, _ in data]
+        self.put(config, keys, layout.pack(event_us, np.array(values)))
+        if progress:
+            progress(len(data))
+
+    def write_frame(self, config: RepoConfig, view: FeatureView, rows: pd.DataFrame) -> None:
+        """Write rows [n] with the columns of a view's table."""
+        layout = RowLayout.of(config.project, view)
+        keys = layout.keys({name: rows[name].tolist() for name in layout.join_keys})
+        event_us = utc_array(rows["event_timestamp"]).astype(np.int64)
+        values = rows[list(layout.features)].to_numpy(np.float64)
+        self.put(config, keys, layout.pack(event_us, values))
+
+    def update(
+        self,
+        config: RepoConfig,
+        tables_to_delete: Sequence[FeatureView],
+        tables_to_keep: Sequence[FeatureView],
+        entities_to_delete: Sequence[Entity],
+        entities_to_keep: Sequence[Entity],
+        partial: bool,
+    ) -> None:
+        for view in tables_to_delete:
+            self.delete(config, view_prefix(config.project, view))
+
+    def teardown(
+        self, config: RepoConfig, tables: Sequence[FeatureView], entities: Sequence[Entity]
+    ) -> None:
+        for view in tables:
+            self.delete(config, view_prefix(config.project, view))
+
+
+class CompactSqliteOnlineStoreConfig(FeastConfigBaseModel):
+    type: Literal["ontime.features.compact_store.CompactSqliteOnlineStore"]
+    path: str
+
+
+class CompactSqliteOnlineStore(CompactOnlineStore):
+    """One table in one SQLite file, in WAL mode: readers do not wait for a writer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.Lock()  # one connection, used by several threads
+        self._open: sqlite3.Connection | None = None
+
+    def fetch(self, config: RepoConfig, keys: list[bytes]) -> list[bytes | None]:
+        # One parameter for all keys: SQLite prepares the statement once, whatever their number.
+        wanted = orjson.dumps([key.decode() for key in keys]).decode()
+        query = "SELECT key, row FROM rows WHERE key IN (SELECT value FROM json_each(?))"
+        with self._lock:
+            found = dict(self._connection(config).execute(query, (wanted,)).fetchall())
+        return [found.get(key.decode()) for key in keys]
+
+    def put(self, config: RepoConfig, keys: list[bytes], rows: list[bytes]) -> None:
+        event_us = [int(np.frombuffer(row, count=1)[0]) for row in rows]
+        texts = [key.decode() for key in keys]
+        statement = (
+            "INSERT INTO rows VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE SET "
+            "event_us = excluded.event_us, row = excluded.row "
+            "WHERE excluded.event_us >= rows.event_us"
+        )
+        with self._lock, self._connection(config) as connection:
+            connection.executemany(statement, zip(texts, event_us, rows, strict=True))
+
+    def delete(self, config: RepoConfig, prefix: bytes) -> None:
+        first = prefix.decode()
+        with self._lock, self._connection(config) as connection:
+            last = first[:-1] + chr(ord(first[-1]) + 1)  # the first text after all with the prefix
+            connection.execute("DELETE FROM rows WHERE key >= ? AND key < ?", (first, last))
+
+    def _connection(self, config: RepoConfig) -> sqlite3.Connection:
+        if self._open is None:
+            path = Path(config.online_store.path)
+            if config.repo_path and not path.is_absolute():
+                path = config.repo_path / path
+            connection = sqlite3.connect(path, timeout=30, check_same_thread=False)
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS rows "
+                "(key TEXT PRIMARY KEY, event_us INTEGER NOT NULL, row BLOB NOT NULL) WITHOUT ROWID"
+            )
+            self._open = connection
+        return self._open
+
+
+class CompactRedisOnlineStoreConfig(FeastConfigBaseModel):
+    """connection_string: ``host:port``, then keyword arguments of `redis.Redis` after commas."""
+
+    type: Literal["ontime.features.compact_store.CompactRedisOnlineStore"]
+    connection_string: str
+
+
+class CompactRedisOnlineStore(CompactOnlineStore):
+    """One string per row in one Redis server; a read is one MGET, a write is one script."""
+
+    # KEYS and ARGV: a row per key. A row starts with its event timestamp, a little-endian double.
+    PUT = """
+    for i, key in ipairs(KEYS) do
+        local held = redis.call('GETRANGE', key, 0, 7)
+        if #held < 8 or struct.unpack('<d', held) <= struct.unpack('<d', ARGV[i]) then
+            redis.call('SET', key, ARGV[i])
+        end
+    end
+    """
+    ROWS_PER_CALL = 1_000  # a script blocks the server, and Lua takes at most about 8,000 values
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._client: Redis | None = None
+
+    def fetch(self, config: RepoConfig, keys: list[bytes]) -> list[bytes | None]:
+        found: list[bytes | None] = self._redis(config).mget(keys)  # type: ignore[assignment]
+        return found
+
+    def put(self, config: RepoConfig, keys: list[bytes], rows: list[bytes]) -> None:
+        with self._redis(config).pipeline(transaction=False) as pipeline:
+            for start in range(0, len(keys), self.ROWS_PER_CALL):
+                part = slice(start, start + self.ROWS_PER_CALL)
+                pipeline.eval(self.PUT, len(keys[part]), *keys[part], *rows[part])
+            pipeline.execute()
+
+    def delete(self, config: RepoConfig, prefix: bytes) -> None:
+        client = self._redis(config)
+        found = list(client.scan_iter(prefix + b"*", count=1_000))
+        for start in range(0, len(found), self.ROWS_PER_CALL):
+            client.unlink(*found[start : start + self.ROWS_PER_CALL])
+
+    def _redis(self, config: RepoConfig) -> Redis:
+        if self._client is None:
+            address, *options = config.online_store.connection_string.split(",")
+            host, _, port = address.rpartition(":")
+            arguments: dict[str, Any] = {}
+            for name, _, value in (option.partition("=") for option in options):
+                arguments[name] = value
+                with suppress(orjson.JSONDecodeError):  # ssl=true, db=1
+                    arguments[name] = orjson.loads(value) if name != "password" else value
+            # Without timeouts a request waits for as long as Redis hangs; with the retries that the
+            # client makes by default it waits several times as long.
+            self._client = Redis(
+                host=host,
+                port=int(port),
+                socket_timeout=REDIS_TIMEOUT_S,
+                socket_connect_timeout=REDIS_TIMEOUT_S,
+                retry=Retry(NoBackoff(), 0),
+                **arguments,
+            )
+        return self._client
+
+
+class ArrayProvider(PassthroughProvider):
+    """Feast's provider, except that rows are written from a frame as arrays."""
+
+    def ingest_df(
+        self, feature_view: Any, df: pd.DataFrame, field_mapping: dict[str, str] | None = None
+    ) -> None:
+        assert isinstance(self.online_store, CompactOnlineStore)
+        self.online_store.write_frame(self.repo_config, feature_view, df)
+
+
+def _key_columns(layout: RowLayout, keys: Sequence[EntityKey]) -> dict[str, list[Any]]:
+    rows = [
+        {
+            name: getattr(value, value.WhichOneof("val"))
+            for name, value in zip(key.join_keys, key.entity_values, strict=True)
+        }
+        for key in keys
+    ]
+    return {name: [row[name] for row in rows] for name in layout.join_keys}
+
+
+def _number(value: Value | None) -> float:
+    kind = value.WhichOneof("val") if value is not None else None
+    return float(getattr(value, kind)) if kind else np.nan
+
+
+def _aware(moment: datetime) -> datetime:
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
