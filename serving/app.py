@@ -20,6 +20,7 @@ from ontime.storage.prediction_log import PredictionLog
 from ontime.storage.schema import LoggedOutcome
 from serving import errors
 from serving.batching import Job
+from serving.body_limit import BodyLimitMiddleware
 from serving.dependencies import (
     AppStateDep,
     IdempotencyKey,
@@ -151,6 +152,7 @@ def create_app(
     configure_logging()
     app = FastAPI(title="ontime", description=QUESTION, lifespan=lifespan)
     app.include_router(routes)
+    app.add_middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes)
     app.add_middleware(RequestLoggingMiddleware)
     app_metrics.install(app)
     errors.install(app)

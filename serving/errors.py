@@ -2,6 +2,7 @@
 
 import json
 import re
+import reprlib
 from collections.abc import Mapping
 from http import HTTPStatus
 from math import isfinite
@@ -56,9 +57,9 @@ def _handle_domain_error(request: Request, error: Exception) -> Response:
 
 def _handle_invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    errors = [_field_error(each) for each in error.errors()]
+    errors = [_field_error(each) for each in error.errors()[:MAX_ERRORS]]
     detail = f"the request breaks {len(errors)} rule(s) and was rejected as a whole"
-    return _problem(422, detail, "invalid-request", errors=errors[:MAX_ERRORS])
+    return _problem(422, detail, "invalid-request", errors=errors)
 
 
 def _handle_http_exception(request: Request, error: Exception) -> Response:
@@ -89,7 +90,7 @@ def _field_error(error: Mapping[str, Any]) -> FieldError:
 
 def _truncate(value: Any) -> Any:
     """Short scalars as JSON has them; everything else as text."""
-    text = value if isinstance(value, str) else repr(value)
+    text = value if isinstance(value, str) else reprlib.repr(value)  # of the first few items
     if len(text) > MAX_VALUE_CHARACTERS:
         return f"{text[:MAX_VALUE_CHARACTERS]}…"
     is_json = value is None or (isinstance(value, int | float) and isfinite(value))

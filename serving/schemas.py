@@ -1,14 +1,23 @@
 """Request and response bodies of the HTTP API.
 
 Requests are parsed strictly: an unknown field, a number as text or a time without an offset is an
-error, and one invalid instance rejects the whole request.
+error, and one invalid instance rejects the whole request. Validation stops at the first invalid
+item of a list, so that the number of errors does not depend on the request.
 """
 
 from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    FailFast,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+)
 
 from ontime.data.api_types import StrictModel, UtcTime
 from ontime.problem import Instance, Outcome
@@ -31,7 +40,9 @@ class PredictRequest(StrictModel):
     """Instances to predict from what was known at `as_of` (default: now)."""
 
     as_of: AsOf  # before the instances, which are validated against it
-    instances: Annotated[list[PredictableInstance], Field(min_length=1, max_length=MAX_INSTANCES)]
+    instances: Annotated[
+        list[PredictableInstance], Field(min_length=1, max_length=MAX_INSTANCES), FailFast()
+    ]
 
 
 class PredictedInstance(BaseModel):
@@ -80,7 +91,7 @@ class ExplainResponse(BaseModel):
 
 
 class OutcomesRequest(StrictModel):
-    outcomes: Annotated[list[Outcome], Field(min_length=1, max_length=MAX_OUTCOMES)]
+    outcomes: Annotated[list[Outcome], Field(min_length=1, max_length=MAX_OUTCOMES), FailFast()]
 
 
 class OutcomesResponse(BaseModel):

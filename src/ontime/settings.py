@@ -40,6 +40,9 @@ class Settings(BaseSettings):
     )
     # Not 8000: Prefect's temporary server takes a port between 8000 and 8999.
     api_url: str = Field("http://127.0.0.1:9000", description="address of the API for its clients")
+    max_body_bytes: int = Field(
+        2_000_000, gt=0, description="largest request body; 5,000 outcomes take 1 MB"
+    )
     champion_poll_s: float = Field(5.0, ge=0, description="seconds between registry polls; 0: off")
     batch_wait_ms: float = Field(
         0.0, ge=0, le=100, description="wait of an idle API for more requests to predict together"

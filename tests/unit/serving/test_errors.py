@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from serving.errors import MAX_ERRORS
 from tests.unit.serving.conftest import OpenApi
 from tests.unit.serving.fakes import FakeFeatures, FakeModel, request_body
 
@@ -62,13 +61,6 @@ def test_long_names_and_values_are_truncated(api: TestClient) -> None:
 
     assert response.status_code == 422
     assert len(response.content) < 1_000
-
-
-def test_many_errors_are_counted_and_the_first_are_listed(api: TestClient) -> None:
-    problem = api.post("/predict", json=request_body(instances=[7] * 500)).json()
-
-    assert len(problem["errors"]) == MAX_ERRORS
-    assert "500" in problem["detail"]
 
 
 def test_a_lone_surrogate_is_returned_escaped(api: TestClient) -> None:
