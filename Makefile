@@ -59,7 +59,7 @@ promote: $(STAMP) ## the gate: makes the challenger the champion if it is better
 	$(PY) -m pipelines.promote $(call option,AS_OF,as-of)
 
 serve: $(STAMP) ## the API with the champion, on PORT
-	$(PY) -m uvicorn --factory serving.app:create_app --port $(PORT) --no-access-log
+	$(PY) -m serving.server --port $(PORT)
 
 monitor: $(STAMP) ## drift and performance of the logged predictions, and the retrain decision, at AS_OF
 	$(PY) -m pipelines.monitor $(call option,AS_OF,as-of)

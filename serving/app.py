@@ -1,4 +1,4 @@
-"""The HTTP API. Run it with ``uvicorn --factory serving.app:create_app``.
+"""The HTTP API. Run it with ``python -m serving.server``.
 
 Predictions wait as coroutines for the thread that processes batches. The other endpoints that use a
 database are plain functions in FastAPI's thread pool. Importing this module loads neither Feast nor

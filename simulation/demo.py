@@ -38,7 +38,7 @@ from pipelines.train import train
 from simulation.replay import Progress, parse_period, prepared_file, progress_file, replay
 from simulation.report import measure, print_summary
 
-APP = "serving.app:create_app"
+SERVER = "serving.server"
 READY_TIMEOUT_S = 120.0
 
 
@@ -58,8 +58,8 @@ class ApiProcess:
     def _start(self) -> "subprocess.Popen[bytes]":
         address = urlsplit(self.url)
         command = [
-            sys.executable, "-m", "uvicorn", "--factory", APP,
-            "--host", str(address.hostname), "--port", str(address.port), "--no-access-log",
+            sys.executable, "-m", SERVER,
+            "--host", str(address.hostname), "--port", str(address.port),
         ]  # fmt: skip
         with self.log_file.open("ab") as log:
             process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
@@ -93,7 +93,7 @@ def end_leftover(pid_file: Path) -> None:
     """End the API of an earlier run that was killed before it could do so."""
     with suppress(OSError, ValueError, psutil.NoSuchProcess):
         process = psutil.Process(int(pid_file.read_text()))
-        if APP in process.cmdline():
+        if SERVER in process.cmdline():
             process.terminate()
             process.wait(timeout=30)
 

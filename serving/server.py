@@ -1,0 +1,101 @@
+"""Runs the API on uvicorn, with bounds on connections, headers and time:
+
+    python -m serving.server [--host HOST] [--port PORT]
+
+uvicorn bounds the number of connections and the pause between two requests. `BoundedConnection`
+adds what it leaves open: the size of the headers, and the time in which a request arrives.
+"""
+
+import argparse
+import asyncio
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+APP = "serving.app:create_app"
+MAX_CONNECTIONS = 256  # one more is answered with 503; the thread pool works on 40 requests
+MAX_HEADER_BYTES = 32_768
+REQUEST_TIMEOUT_S = 20.0  # from the first byte to the last one of a request
+KEEP_ALIVE_S = 10  # a connection without a request
+SHUTDOWN_S = 20  # for requests in progress; Kubernetes kills after 30
+
+
+class BoundedConnection(HttpToolsProtocol):
+    """Closes the connection if a request takes too long to arrive, or has too many headers."""
+
+    _deadline: asyncio.TimerHandle | None = None
+    _header_bytes: int | None = None  # received of an incomplete header; None outside of one
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._start_deadline()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._cancel_deadline()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._start_deadline()
+        continued = self._header_bytes is not None
+        super().data_received(data)
+        if continued and self._header_bytes is not None:
+            self._header_bytes += len(data)
+            if self._header_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
+                self.send_400_response("The headers are too large.")
+
+    def on_message_begin(self) -> None:
+        self._start_deadline()
+        self._header_bytes = 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._header_bytes = None
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if size > MAX_HEADER_BYTES:
+            raise ValueError(f"headers have at most {MAX_HEADER_BYTES} bytes")  # answered with 400
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._cancel_deadline()
+        super().on_message_complete()
+
+    def _start_deadline(self) -> None:
+        if self._deadline is None:
+            self._deadline = self.loop.call_later(REQUEST_TIMEOUT_S, self.transport.abort)
+
+    def _cancel_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+
+def server_config(app: Any = APP, **options: Any) -> uvicorn.Config:
+    """uvicorn's configuration with all bounds; `app` is an ASGI app or the path of a factory."""
+    return uvicorn.Config(
+        app,
+        factory=isinstance(app, str),
+        http=BoundedConnection,
+        ws="none",
+        access_log=False,  # the app logs requests
+        limit_concurrency=MAX_CONNECTIONS,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=SHUTDOWN_S,
+        **options,
+    )
+
+
+def main() -> None:
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser("serving.server", description=__doc__.splitlines()[0])
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=9000)
+    arguments = parser.parse_args()
+    server = uvicorn.Server(server_config(host=arguments.host, port=arguments.port))
+    server.run()
+    if not server.started:
+        raise SystemExit(3)  # as uvicorn's command
+
+
+if __name__ == "__main__":
+    main()
