@@ -20,7 +20,7 @@ from pipelines.train import train
 RELOAD_TIMEOUT_S = 60.0  # the API downloads, validates and smoke-tests the model
 
 
-@task(retries=2, retry_delay_seconds=2)
+@task(retries=5, retry_delay_seconds=2)  # 409 while the API polls the registry
 def reload_api(settings: Settings) -> dict[str, Any]:
     """Make the API load the champion now instead of at its next poll of the registry."""
     response = httpx.post(f"{settings.api_url}/model/reload", timeout=RELOAD_TIMEOUT_S)

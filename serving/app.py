@@ -93,9 +93,9 @@ def history(state: AppStateDep) -> list[DeploymentRow]:
     return [DeploymentRow.model_validate(row) for row in state.log.history()]
 
 
-@routes.post("/model/reload")
+@routes.post("/model/reload", responses={409: PROBLEM_RESPONSE})
 def reload(state: AppStateDep) -> ReloadResponse:
-    """Sync with the registry now instead of at the next poll."""
+    """Sync with the registry now instead of at the next poll; 409 while another sync runs."""
     swapped = state.manager.sync_with_registry()
     deployed = state.manager.deployed
     return ReloadResponse(model_version=deployed.version if deployed else None, swapped=swapped)

@@ -16,6 +16,7 @@ from ontime.settings import Settings
 from ontime.storage.decision_log import DecisionLog
 from ontime.storage.prediction_log import PredictionLog
 from serving.batching import Batcher
+from serving.bounded_registry import BoundedRegistry
 from serving.model_cache import ModelCache
 from serving.model_loader import Model, ModelLoader, Registry
 from serving.model_manager import ModelManager
@@ -54,6 +55,7 @@ def build_app_state(
         load_model = load_model or adapters.load_trained_model
     prediction_log = prediction_log or PredictionLog(settings.prediction_db_url)
     cache = ModelCache(settings.data_dir / "champion")
+    registry = BoundedRegistry(registry)
     loader = ModelLoader(registry, cache, prediction_log, load_model, features.numeric)
     manager = ModelManager(loader, metrics)
     shadow = Shadow(loader, manager, metrics) if settings.shadow else None

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from ontime.errors import OnlineStoreUnavailable, PredictionLogUnavailable, RegistryUnavailable
 from serving.batching import QueueFull
 from serving.model_loader import ModelRejected
-from serving.model_manager import NoChampion
+from serving.model_manager import NoChampion, SyncInProgress
 from serving.observability import TRACE_HEADER
 from serving.predictor import IdempotencyKeyConflict
 from serving.schemas import PROBLEM_JSON, FieldError, ProblemDetails
@@ -32,6 +32,7 @@ ERROR_RESPONSES: dict[type[Exception], tuple[int, str]] = {
     RegistryUnavailable: (503, "start the model registry; the deployed model stays"),
     ModelRejected: (503, "promote another version; the deployed model stays"),
     QueueFull: (503, "retry after the time in Retry-After, or add workers"),
+    SyncInProgress: (409, "read GET /model, and retry when that sync has ended"),
     IdempotencyKeyConflict: (409, "use a new Idempotency-Key for a new request"),
 }
 

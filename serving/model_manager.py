@@ -4,6 +4,10 @@ The registry's alias `champion` names a version. That version is loaded and vali
 deployed one and replaces it by one reference assignment; requests in progress finish with the model
 they took. After any failure the old model stays deployed, and GET /model and the metrics report it.
 
+- One sync runs at a time; another caller gets `SyncInProgress` at once, so that a registry that
+  hangs holds one thread and never those that serve.
+- The swap is the last step: whatever raises before leaves the old model. The serving history is
+  written after it, and by a later sync if the prediction log does not respond.
 - `current` and the swap read the clock under one lock: every `predicted_at` in the log is within
   the period in the serving history that names the same version.
 - At start-up the registry has precedence, so that a promotion while the API was down takes effect;
@@ -18,19 +22,21 @@ from datetime import UTC, datetime
 
 import structlog
 
-from ontime.errors import PredictionLogUnavailable, RegistryUnavailable
 from serving.model_loader import Model, ModelLoader, ModelRejected
 from serving.observability import Metrics
 from serving.schemas import SyncError
 
 ALIAS = "champion"
-EXPECTED_ERRORS = (ModelRejected, RegistryUnavailable, PredictionLogUnavailable)
 
 log = structlog.get_logger()
 
 
 class NoChampion(RuntimeError):
     """No version has the alias, or none could be loaded yet."""
+
+
+class SyncInProgress(RuntimeError):
+    """Another sync with the registry runs."""
 
 
 @dataclass(frozen=True)
@@ -76,50 +82,59 @@ class ModelManager:
                 return
             try:
                 self._deploy(version)
-            except EXPECTED_ERRORS as error:
+                self._record_deployments()
+            except Exception as error:
                 self._record_error(version, error)
 
     def poll(self) -> None:
         """Sync with the registry; an error is recorded and not raised."""
-        with suppress(*EXPECTED_ERRORS):
+        with suppress(Exception):
             self.sync_with_registry(retry_rejected=False)
 
     def sync_with_registry(self, retry_rejected: bool = True) -> bool:
         """Deploy the version that has the alias; True if another one was deployed before.
 
         Raises:
-            RegistryUnavailable, ModelRejected, PredictionLogUnavailable: the old model stays.
+            SyncInProgress: if another thread syncs.
+            RegistryUnavailable, ModelRejected: the old model stays.
+            PredictionLogUnavailable: the old model stays, or the history lacks the new one so far.
         """
+        if not self._sync_lock.acquire(blocking=False):
+            raise SyncInProgress("a sync with the registry runs; its result is in GET /model")
         version = None
-        with self._sync_lock:
-            try:
+        try:
+            version = self.loader.registry.resolve(ALIAS)
+            known_bad = version is not None and version == self._rejected and not retry_rejected
+            before = self.deployed and self.deployed.version
+            swapped = version is not None and version != before and not known_bad
+            if swapped and version is not None:
+                self._deploy(version)
+            self._record_deployments()
+        except Exception as error:
+            if isinstance(error, ModelRejected):
+                self._rejected = version
+            self._record_error(version, error)
+            with suppress(Exception):  # the history does not depend on the registry
                 self._record_deployments()
-                version = self.loader.registry.resolve(ALIAS)
-                if version and version == self._rejected and not retry_rejected:
-                    return False
-                before = self.deployed and self.deployed.version
-                if swapped := version not in (None, before):
-                    self._deploy(version)
-            except Exception as error:
-                if isinstance(error, ModelRejected):
-                    self._rejected = version
-                self._record_error(version, error)
-                raise
-            self._rejected = self.last_sync_error = None
+            raise
+        else:
+            if not known_bad:
+                self._rejected = self.last_sync_error = None
             return swapped
+        finally:
+            self._sync_lock.release()
 
     def _deploy(self, version: str) -> None:
         model = self.loader.load_and_validate(version)
-        with self._swap_lock:
-            self.deployed = DeployedModel(version, model, since=datetime.now(UTC))
-        self._unrecorded.append(self.deployed)
-        self.metrics.record_swap(version, model.metadata.get("trained_through"))
-        log.info("model deployed", model_version=version)
         try:
             self.loader.cache.mark_deployed(version)
-        except OSError as error:  # a full disk must not undo the swap
+        except OSError as error:  # a full disk must not prevent the swap
             log.warning("model cache not updated", detail=str(error))
-        self._record_deployments()
+        self.metrics.record_swap(version, model.metadata.get("trained_through"))
+        with self._swap_lock:
+            self.deployed = DeployedModel(version, model, since=datetime.now(UTC))
+            self._unrecorded.append(self.deployed)
+        log.info("model deployed", model_version=version)
 
     def _record_deployments(self) -> None:
         """Write the serving history; what cannot be written now is written by the next sync."""
