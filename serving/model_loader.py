@@ -13,6 +13,7 @@ import pandas as pd
 
 from ontime.errors import PredictionLogUnavailable, RegistryUnavailable
 from ontime.features.spec import FeatureSpec
+from ontime.models.description import check_metadata
 from ontime.storage.prediction_log import PredictionLog
 from serving.model_cache import ModelCache
 
@@ -79,9 +80,9 @@ class ModelLoader:
     def _check_metadata(self, model: Model) -> None:
         if unknown := sorted(set(model.spec.numeric) - set(self.served_features)):
             raise ModelRejected(f"a model uses features that are served; not these: {unknown}")
-        threshold = model.metadata.get("threshold")
-        if not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
-            raise ModelRejected(f"metadata has a threshold from 0 to 1; this one is {threshold!r}")
+        check_metadata(model.metadata)
+        if model.metadata.get("threshold") is None:
+            raise ModelRejected("metadata has a threshold from 0 to 1; this one has none")
 
 
 def predict_members(

@@ -1,8 +1,9 @@
 """A trained model and its two files: ``weights.safetensors`` and ``model.json``.
 
 Nothing is pickled, so loading a model cannot run code. The SHA-256 of the weights is in the JSON,
-the names of the inputs are in both files, and shapes are compared before a weight is used: edited,
-truncated or mixed-up files raise `ModelError`.
+and the names of the inputs are in both files. The description is checked against its schema, and
+the size and the header of the weights against the description, before a weight is read: edited,
+truncated, oversized or mixed-up files raise `ModelError`.
 """
 
 import hashlib
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from ontime.errors import ModelError
 from ontime.features.spec import FeatureSpec
+from ontime.models.description import check_description
 from ontime.models.network import (
     PREDICT_BATCH,
     ModelConfig,
@@ -34,8 +36,8 @@ from ontime.models.preprocessing import Encoder
 
 WEIGHTS_FILE, DESCRIPTION_FILE = "weights.safetensors", "model.json"
 FORMAT = 4  # 4: the encoder's buffers have other names than in format 3
-KEYS = {"format", "weights_sha256", "network", "metadata"}
-KEYS |= {"numeric", "categorical", "groups", "vocabularies"}
+MAX_DESCRIPTION_BYTES = 8_000_000
+MAX_HEADER_BYTES = 8_000_000  # of the weights: names, shapes, and the vocabularies
 
 
 @dataclass
@@ -127,20 +129,20 @@ class TrainedModel:
             if not (directory / name).is_file():
                 raise ModelError(
                     f"a model directory holds {WEIGHTS_FILE} and {DESCRIPTION_FILE}; "
-                    f"{directory / name} does not exist"
+                    f"{name} does not exist"
                 )
         description = _read_description(directory / DESCRIPTION_FILE)
         groups = {name: tuple(columns) for name, columns in description["groups"].items()}
         numeric, categorical = description["numeric"], description["categorical"]
         spec = FeatureSpec(tuple(numeric), tuple(categorical), groups)
-        vocabularies = description["vocabularies"]
+        vocabularies = {name: description["vocabularies"].get(name, []) for name in categorical}
         sizes = [len(vocabularies[name]) for name in categorical]
         config = ModelConfig(**description["network"])
         with torch.device("meta"):  # no memory before the shapes are compared
             network = TabularNetwork(config, Encoder(len(numeric)), sizes)
         path = directory / WEIGHTS_FILE
+        _check_header(path, network.state_dict())
         weights = _read_weights(path, description["weights_sha256"], _inputs(spec, vocabularies))
-        _check_weights(path, weights, network.state_dict())
         network.load_state_dict(weights, assign=True)
         return cls(network.eval(), spec, vocabularies, description["metadata"])
 
@@ -159,49 +161,62 @@ def _sha256(path: Path) -> str:
 
 
 def _read_description(path: Path) -> dict[str, Any]:
+    if (size := path.stat().st_size) > MAX_DESCRIPTION_BYTES:
+        raise ModelError(f"{path.name} has at most {MAX_DESCRIPTION_BYTES} bytes, not {size}")
     try:
         description = json.loads(path.read_text())
-    except ValueError as error:
-        raise ModelError(f"{path} is not readable as JSON: {error}") from error
-    if not isinstance(description, dict) or KEYS - set(description):
-        raise ModelError(f"{path} must be an object with the keys {sorted(KEYS)}")
-    if (found := description["format"]) != FORMAT:
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path.name} is not readable as JSON: {error}") from error
+    found = description.get("format", FORMAT) if isinstance(description, dict) else FORMAT
+    if found != FORMAT:
         raise ModelError(
-            f"{path} has format {found}, this code reads format {FORMAT}: train the model again"
+            f"{path.name} has format {found!r:.20}, this code reads format {FORMAT}: train the "
+            "model again"
         )
-    return description
+    check_description(description)
+    return dict(description)
+
+
+def _check_header(path: Path, needed: Mapping[str, Tensor]) -> None:
+    """Compare the file's size, and the names and shapes in its header, without reading a weight."""
+    largest = sum(t.numel() * t.element_size() for t in needed.values()) + MAX_HEADER_BYTES
+    if (size := path.stat().st_size) > largest:
+        raise ModelError(f"{path.name} of this network has at most {largest} bytes, not {size}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = {n: list(file.get_slice(n).get_shape()) for n in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ModelError(f"{path.name} is not a safetensors file: {error}") from error
+    if difference := sorted(set(found) ^ set(needed)):
+        raise ModelError(
+            f"{path.name}: the tensors are not those of the network in {DESCRIPTION_FILE}: "
+            f"{difference[:10]}"
+        )
+    for name, shape in found.items():
+        if shape != (rule := list(needed[name].shape)):
+            raise ModelError(
+                f"{path.name}: {name} has shape {shape}, {DESCRIPTION_FILE}'s network needs {rule}"
+            )
 
 
 def _read_weights(path: Path, digest: str, inputs: str) -> dict[str, Tensor]:
     if (found := _sha256(path)) != digest:
         raise ModelError(
-            f"{path}: the SHA-256 is {found[:16]}…, {DESCRIPTION_FILE} says {digest[:16]}…: the "
-            "files were changed or do not belong together; save or download the model again"
+            f"{path.name}: the SHA-256 is {found[:16]}…, {DESCRIPTION_FILE} says {digest[:16]}…: "
+            "the files were changed or do not belong together; save or download the model again"
         )
     try:
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get("inputs")
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise ModelError(f"{path} is not a safetensors file: {error}") from error
+        raise ModelError(f"{path.name} is not a safetensors file: {error}") from error
     if header != inputs:
         raise ModelError(
-            f"{path}: features and vocabularies in {DESCRIPTION_FILE} are not those of the weights "
-            f"(weights: {str(header)[:80]}…, {DESCRIPTION_FILE}: {inputs[:80]}…)"
+            f"{path.name}: features and vocabularies in {DESCRIPTION_FILE} are not those of the "
+            f"weights (weights: {str(header)[:80]}…, {DESCRIPTION_FILE}: {inputs[:80]}…)"
         )
-    return weights
-
-
-def _check_weights(path: Path, found: Mapping[str, Tensor], needed: Mapping[str, Tensor]) -> None:
-    if difference := sorted(set(found) ^ set(needed)):
-        raise ModelError(
-            f"{path}: the tensors are not those of the network in {DESCRIPTION_FILE}: {difference}"
-        )
-    for name, tensor in found.items():
-        shape, rule = list(tensor.shape), list(needed[name].shape)
-        if shape != rule:
-            raise ModelError(
-                f"{path}: {name} has shape {shape}, {DESCRIPTION_FILE}'s network needs {rule}"
-            )
+    for name, tensor in weights.items():
         if not tensor.isfinite().all():
-            raise ModelError(f"{path}: weights must be finite; {name} holds NaN or infinity")
+            raise ModelError(f"{path.name}: weights must be finite; {name} holds NaN or infinity")
+    return weights

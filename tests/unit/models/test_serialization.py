@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from ontime.errors import ModelError
+from ontime.models import serialization
 from ontime.models.serialization import TrainedModel
 from tests.unit.models.synthetic import SPEC, synthetic_rows
 
@@ -97,11 +99,64 @@ def test_features_in_another_order_than_the_weights_do_not_load(saved: Path) -> 
 
 
 def test_a_network_of_another_size_does_not_load(saved: Path) -> None:
-    """The weights of this one would take 40 petabytes: shapes are compared before."""
     network = description(saved)["network"]
     assert isinstance(network, dict)
-    edit(saved, network=network | {"hidden": 10**8})
+    edit(saved, network=network | {"hidden": 32})
     with pytest.raises(ModelError, match=r"hidden\.0\.\w+ has shape"):
+        TrainedModel.load(saved)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("metadata", None),
+        ("metadata", []),
+        ("metadata", {"trained_through": {"a": 1}}),
+        ("metadata", {"trained_through": "yesterday"}),
+        ("metadata", {"trained_through": "2001-05-01T00:00:00"}),
+        ("metadata", {"threshold": "0.3"}),
+        ("metadata", {"threshold": True}),
+        ("metadata", {"threshold": float("nan")}),
+        ("metadata", {"scores": []}),
+        ("network", {"hidden": 12_000, "layers": 2, "members": 3, "embedding": 4}),
+        ("network", {"hidden": 16, "layers": 10**9, "members": 3, "embedding": 4}),
+        ("network", {"hidden": 16, "layers": True, "members": 3, "embedding": 4}),
+        ("network", {"hidden": 16}),
+        ("network", {"hidden": 16, "layers": 2, "members": 3, "embedding": 4, "device": "cuda"}),
+        ("numeric", "size"),
+        ("numeric", [["size"]]),
+        ("categorical", {"kind": 1}),
+        ("groups", [1]),
+        ("vocabularies", None),
+        ("weights_sha256", None),
+    ],
+)
+def test_a_description_outside_its_schema_does_not_load(
+    saved: Path, key: str, value: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit(saved, **{key: value})
+    monkeypatch.setattr(serialization, "safe_open", None)  # no weight is looked at
+    with pytest.raises(ModelError, match=rf"model\.json\.{key}"):
+        TrainedModel.load(saved)
+
+
+def test_weights_larger_than_the_network_are_not_read(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (saved / "weights.safetensors").open("ab") as file:
+        file.truncate(10**12)  # a terabyte, of which nothing is written
+    monkeypatch.setattr(serialization, "_sha256", None)
+    with pytest.raises(ModelError, match=r"has at most \d+ bytes, not 1000000000000"):
+        TrainedModel.load(saved)
+
+
+def test_a_tensor_of_another_shape_is_not_read(
+    model: TrainedModel, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = saved / "weights.safetensors"
+    save_file(load_file(path) | {"output.bias": torch.zeros(500_000)}, path)
+    monkeypatch.setattr(serialization, "_sha256", None)
+    with pytest.raises(ModelError, match=r"output\.bias has shape \[500000\]"):
         TrainedModel.load(saved)
 
 

@@ -18,6 +18,14 @@ INVALID = {
     "not a number": '{"probability": NaN}',
     "without threshold": '{"probability": 0.5, "metadata": {}}',
     "threshold above 1": '{"probability": 0.5, "metadata": {"threshold": 30}}',
+    "metadata is null": '{"probability": 0.5, "metadata": null}',
+    "metadata is a list": '{"probability": 0.5, "metadata": [0.3]}',
+    "trained through an object": (
+        '{"probability": 0.5, "metadata": {"threshold": 0.3, "trained_through": {}}}'
+    ),
+    "trained through no time": (
+        '{"probability": 0.5, "metadata": {"threshold": 0.3, "trained_through": "May"}}'
+    ),
 }
 
 

@@ -194,3 +194,49 @@ def test_a_swap_that_is_not_in_the_history_is_written_by_the_next_poll(
     assert [row["version"] for row in api.get("/model/history").json()] == ["1", "2"]
     assert deployed_version(api) == "2"
     assert api.get("/model").json()["last_sync_error"] is None
+
+
+def test_a_start_with_bad_metadata_deploys_the_last_good_version(
+    open_api: OpenApi, registry: FakeRegistry
+) -> None:
+    assert deployed_version(open_api()) == "1"
+    promote(registry, "2", probability=0.75)
+    model = registry.root / "2" / "model.json"
+    model.write_text('{"probability": 0.75, "metadata": {"threshold": 0.3, "trained_through": {}}}')
+
+    api = open_api()
+
+    assert deployed_version(api) == "1"
+    assert [row["version"] for row in api.get("/model/history").json()] == ["1"]
+    assert api.get("/model").json()["last_sync_error"]["model_version"] == "2"
+
+
+def test_a_history_that_cannot_be_written_does_not_prevent_the_next_swap(
+    api: TestClient, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise ValueError("a value that the database cannot hold")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(state_of(api).log, "record_deployment", broken)
+        for version in ("2", "3"):
+            promote(registry, version, probability=0.75)
+            assert api.post("/model/reload").status_code == 500
+            assert deployed_version(api) == version
+
+    assert api.post("/model/reload").json() == {"model_version": "3", "swapped": False}
+    assert [row["version"] for row in api.get("/model/history").json()] == ["1", "2", "3"]
+
+
+def test_whatever_fails_before_the_swap_leaves_the_old_model(
+    api: TestClient, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise TypeError("a label is text")
+
+    promote(registry, "2", probability=0.75)
+    monkeypatch.setattr(state_of(api).metrics, "record_swap", broken)
+
+    assert api.post("/model/reload").status_code == 500
+    assert api.post("/predict", json=request_body()).json()["model_version"] == "1"
+    assert len(api.get("/model/history").json()) == 1
