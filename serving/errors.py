@@ -13,7 +13,12 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from ontime.errors import OnlineStoreUnavailable, PredictionLogUnavailable, RegistryUnavailable
+from ontime.errors import (
+    OnlineStoreUnavailable,
+    PredictionLogUnavailable,
+    RegistryUnavailable,
+    Unavailable,
+)
 from serving.batching import QueueFull
 from serving.model_loader import ModelRejected
 from serving.model_manager import NoChampion, SyncInProgress
@@ -53,7 +58,8 @@ def _handle_domain_error(request: Request, error: Exception) -> Response:
     log.warning("request failed", status=status, detail=str(error))
     name = re.sub(r"\B(?=[A-Z])", "-", kind.__name__).lower()
     headers = {"Retry-After": "1"} if kind is QueueFull else None
-    return _problem(status, str(error), name, headers, hint=hint)
+    detail = error.public_detail if isinstance(error, Unavailable) else str(error)
+    return _problem(status, detail, name, headers, hint=hint)
 
 
 def _handle_invalid_request(request: Request, error: Exception) -> Response:

@@ -10,8 +10,9 @@ from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
+import structlog
 
-from ontime.errors import PredictionLogUnavailable, RegistryUnavailable
+from ontime.errors import ModelError, PredictionLogUnavailable, RegistryUnavailable
 from ontime.features.spec import FeatureSpec
 from ontime.models.description import check_metadata
 from ontime.storage.prediction_log import PredictionLog
@@ -19,6 +20,8 @@ from serving.model_cache import ModelCache
 
 SMOKE_TEST_ROWS = 256  # newest logged inputs
 SYNTHETIC_VALUES = (np.nan, 0.0, 1.0, -1e4, 1e4)  # one row each, with every number set to it
+
+log = structlog.get_logger()
 
 
 class Model(Protocol):
@@ -74,7 +77,10 @@ class ModelLoader:
             raise
         except Exception as error:  # an artifact can be broken in any way
             self.cache.discard(version)
-            raise ModelRejected(f"version {version} cannot be deployed: {error}") from error
+            log.warning("model rejected", model_version=version, detail=repr(error))
+            is_ours = isinstance(error, ModelError | ModelRejected)
+            cause = str(error) if is_ours else "it does not load; the API's log has the cause"
+            raise ModelRejected(f"version {version} cannot be deployed: {cause}") from error
         return model
 
     def _check_metadata(self, model: Model) -> None:

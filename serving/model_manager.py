@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 
 import structlog
 
+from ontime.errors import Unavailable
 from serving.model_loader import Model, ModelLoader, ModelRejected
 from serving.observability import Metrics
 from serving.schemas import SyncError
@@ -147,8 +148,11 @@ class ModelManager:
                 self.deployed = replace(new, since=since)
 
     def _record_error(self, version: str | None, error: Exception) -> None:
-        self.last_sync_error = SyncError(
-            at=datetime.now(UTC), model_version=version, detail=str(error)
-        )
+        detail = "an unexpected error occurred; the API's log has the cause"
+        if isinstance(error, Unavailable):
+            detail = error.public_detail
+        elif isinstance(error, ModelRejected):
+            detail = str(error)
+        self.last_sync_error = SyncError(at=datetime.now(UTC), model_version=version, detail=detail)
         self.metrics.reload_failures.inc()
         log.warning("sync with registry failed", model_version=version, detail=str(error))

@@ -1,7 +1,7 @@
 """Prometheus metrics, and JSON log lines: one per request.
 
 Each line of a request has its `trace_id`, which is also in the prediction log. Tracebacks omit
-local variables, which may contain addresses and passwords.
+local variables, and passwords in addresses are redacted from every line.
 """
 
 import re
@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # loads Feast
 
 TRACE_HEADER = "X-Request-ID"
 TRACE_ID = re.compile(r"[A-Za-z0-9._:-]{1,100}")
+PASSWORD = re.compile(r"""(://)[^\s"'<>]+(?=@)|(password=)[^\s,&;"'<>]+""")
 QUIET_PATHS = {"/health", "/ready", "/metrics"}  # requested every few seconds by machines
 LATENCY_BUCKETS_S = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
@@ -148,6 +149,11 @@ class RequestLoggingMiddleware:
                     log.info("request completed", **what, duration_ms=ms)
 
 
+def redact_passwords(_logger: Any, _method: str, line: str) -> str:
+    """structlog processor, after the renderer: hides userinfo in URLs and ``password=``."""
+    return PASSWORD.sub(r"\1\2***", line)
+
+
 def configure_logging() -> None:
     processors: list[Any] = [
         structlog.contextvars.merge_contextvars,
@@ -155,5 +161,6 @@ def configure_logging() -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
         structlog.processors.JSONRenderer(),
+        redact_passwords,
     ]
     structlog.configure(processors=processors)

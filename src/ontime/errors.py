@@ -1,5 +1,8 @@
 """Exceptions that cross a package border. Importing this module loads nothing else.
 
+The message of an `Unavailable` names addresses and causes and is for the log; its `public_detail`
+is what a client of the API reads.
+
 ModelError                  a model, its files or its input break a rule
 RegistryUnavailable         the model registry or its artifact store does not respond
 OnlineStoreUnavailable      the online feature store does not respond
@@ -13,16 +16,28 @@ class ModelError(ValueError):
     """A model, its files or its input break a rule; the message states rule, value and fix."""
 
 
-class RegistryUnavailable(RuntimeError):
+class Unavailable(RuntimeError):
+    """A service that the system needs does not respond."""
+
+    public_detail: str
+
+
+class RegistryUnavailable(Unavailable):
     """The model registry or its artifact store did not respond in time."""
 
+    public_detail = "the model registry does not respond"
 
-class OnlineStoreUnavailable(RuntimeError):
+
+class OnlineStoreUnavailable(Unavailable):
     """The online feature store did not respond in time, or does not exist yet."""
 
+    public_detail = "a prediction needs the online feature store, which does not respond"
 
-class PredictionLogUnavailable(RuntimeError):
+
+class PredictionLogUnavailable(Unavailable):
     """The prediction log does not respond, or has another schema; no response is sent unlogged."""
+
+    public_detail = "a prediction needs the prediction log, which does not work"
 
 
 class DuplicateRequest(RuntimeError):
