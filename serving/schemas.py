@@ -5,7 +5,7 @@ error, and one invalid instance rejects the whole request. Validation stops at t
 item of a list, so that the number of errors does not depend on the request.
 """
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Annotated, Any
 
@@ -19,11 +19,12 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from ontime.data.api_types import StrictModel, UtcTime
+from ontime.data.api_types import StrictModel, UtcTime, rule_error
 from ontime.problem import Instance, Outcome
 
 MAX_INSTANCES = 512  # predicted within a tenth of a second
 MAX_OUTCOMES = 5_000  # written in one transaction
+CLOCK_TOLERANCE = timedelta(minutes=5)  # between the clock of a client and ours
 
 
 def _check_as_of(instance: Instance, info: ValidationInfo) -> Instance:
@@ -90,8 +91,20 @@ class ExplainResponse(BaseModel):
     features_stale: list[str]
 
 
+def _check_known_at(outcome: Outcome) -> Outcome:
+    if outcome.known_at > datetime.now(UTC) + CLOCK_TOLERANCE:
+        rule = "known_at is not in the future"
+        raise rule_error("future", rule, outcome.known_at.isoformat())
+    return outcome
+
+
+KnownOutcome = Annotated[Outcome, AfterValidator(_check_known_at)]
+
+
 class OutcomesRequest(StrictModel):
-    outcomes: Annotated[list[Outcome], Field(min_length=1, max_length=MAX_OUTCOMES), FailFast()]
+    outcomes: Annotated[
+        list[KnownOutcome], Field(min_length=1, max_length=MAX_OUTCOMES), FailFast()
+    ]
 
 
 class OutcomesResponse(BaseModel):

@@ -1,5 +1,6 @@
 """Rules of requests that hold for every problem; one invalid instance rejects the request."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from starlette.testclient import TestClient
 from ontime.data.api_types import rule_error
 from ontime.problem import EXAMPLE_AS_OF, EXAMPLE_INSTANCE, EXAMPLE_OUTCOME, Instance, Outcome
 from serving.schemas import MAX_INSTANCES
+from tests.unit.serving.conftest import metric
 from tests.unit.serving.fakes import FakeFeatures, request_body
 
 UNKNOWN = {"no_such_field": 1}
@@ -96,3 +98,24 @@ def test_an_invalid_outcome_rejects_the_report(api: TestClient, name: str) -> No
 
     assert error["field"] == f"outcomes[1].{name}"
     assert api.post("/outcomes", json={"outcomes": [EXAMPLE_OUTCOME]}).json()["accepted"] == 1
+
+
+def test_an_outcome_from_the_future_is_rejected_and_moves_no_metric(api: TestClient) -> None:
+    reported = api.post("/outcomes", json={"outcomes": [EXAMPLE_OUTCOME]})
+    before = metric(api, "ontime_newest_outcome_seconds")
+    tomorrow = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+    for known_at in ("2099-01-01T00:00Z", tomorrow):
+        (error,) = errors_of(
+            api, "/outcomes", {"outcomes": [EXAMPLE_OUTCOME | {"known_at": known_at}]}
+        )
+        assert error["field"] == "outcomes[0]" and "future" in error["detail"]
+
+    assert reported.status_code == 200
+    assert metric(api, "ontime_newest_outcome_seconds") == before
+
+
+def test_a_clock_that_is_a_minute_ahead_is_tolerated(api: TestClient) -> None:
+    ahead = (datetime.now(UTC) + timedelta(minutes=1)).isoformat()
+    body = {"outcomes": [EXAMPLE_OUTCOME | {"known_at": ahead}]}
+
+    assert api.post("/outcomes", json=body).json()["accepted"] == 1
