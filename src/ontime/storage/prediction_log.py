@@ -8,10 +8,8 @@ from the time at which it was written.
   prediction that was returned.
 - Features as one JSON array of float32 (shortest digits that read back equal; NaN is null), names
   stored once per list: 1.2 KB per prediction instead of 4.2 KB.
-- The first report of an outcome is kept. An equal one is a duplicate; a contradicting one is stored
-  beside it, so that results of monitoring are never rewritten.
-- Migrations run only in `migrate`. Until then each method raises `PredictionLogUnavailable`, so
-  that the API starts without a database and is not ready.
+- The first report of an outcome is kept; a contradicting one is stored beside it.
+- Migrations run only in `migrate`; before, each method raises `PredictionLogUnavailable`.
 """
 
 import hashlib
@@ -29,6 +27,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from ontime.errors import DuplicateRequest, PredictionLogUnavailable
 from ontime.problem import Instance
 from ontime.storage.engine import open_engine
+from ontime.storage.health import HealthCheck
 from ontime.storage.migrations import check_revision, find_revision, upgrade
 from ontime.storage.schema import (
     FEATURE_SETS,
@@ -58,8 +57,8 @@ class PredictionLog:
     """Every method raises `PredictionLogUnavailable` if the database does not respond in time."""
 
     def __init__(self, url: str) -> None:
-        self.engine = open_engine(url)
-        self._migrated = False
+        self.engine, self._migrated = open_engine(url), False
+        self._health = HealthCheck(self.engine)
         self._feature_sets: set[str] = set()  # written by this process
 
     def migrate(self) -> None:
@@ -218,8 +217,9 @@ class PredictionLog:
         }
 
     def check(self) -> None:
-        """Raise unless the database responds and has this code's schema."""
-        self.rows(select(1))
+        """Raise unless the database has this code's schema and can be written and read."""
+        with self._transaction() as connection:
+            self._health.check(connection)
 
     def rows(self, query: Executable) -> list[dict[str, Any]]:
         with self._transaction() as connection:

@@ -1,10 +1,15 @@
 """Start-up and the background thread: the API runs, and is not ready, without its services."""
 
+import os
+import resource
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic, sleep
 
+import pytest
 from starlette.testclient import TestClient
 
+from ontime.storage.prediction_log import PredictionLog
 from tests.unit.serving.conftest import OpenApi, deployed_version
 from tests.unit.serving.fakes import FakeRegistry, request_body
 
@@ -62,3 +67,39 @@ def test_the_prediction_log_is_migrated_as_soon_as_its_database_responds(
     database.rmdir()
     wait_until_ready(api, "1")
     assert api.post("/predict", json=request_body()).status_code == 200
+
+
+@pytest.fixture
+def full_disk() -> Iterator[Callable[[], None]]:
+    """Makes every write to a file fail."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_of_the_log_is_not_ready(
+    api: TestClient, full_disk: Callable[[], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`capsys` holds log lines in memory: their file could not be written either."""
+    assert api.get("/ready").status_code == 200
+    full_disk()
+
+    response = api.get("/ready")
+
+    assert response.status_code == 503
+    assert response.json()["type"] == "/problems/prediction-log-unavailable"
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_truncated_log_is_not_ready(
+    api: TestClient, log: PredictionLog, tmp_path: Path, share: float
+) -> None:
+    api.post("/predict", json=request_body(200))
+    with log.engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert api.get("/ready").status_code == 200
+
+    database = tmp_path / "log" / "predictions.db"
+    os.truncate(database, int(database.stat().st_size * share))
+
+    assert api.get("/ready").status_code == 503
