@@ -31,7 +31,7 @@ from serving.dependencies import (
 from serving.model_loader import Model, Registry
 from serving.observability import Metrics, RequestLoggingMiddleware, configure_logging
 from serving.predictor import FeatureReader
-from serving.reports import find_report, list_reports
+from serving.reports import REPORT_HEADERS, find_report, list_reports
 from serving.schemas import (
     PROBLEM_RESPONSE,
     DeploymentRow,
@@ -127,7 +127,7 @@ def reports(state: AppStateDep) -> list[Report]:
 
 @routes.get("/reports/{name:path}", responses={404: PROBLEM_RESPONSE})
 def report(name: str, state: AppStateDep) -> FileResponse:
-    return FileResponse(find_report(state.settings.reports_dir, name))
+    return FileResponse(find_report(state.settings.reports_dir, name), headers=REPORT_HEADERS)
 
 
 def create_app(

@@ -1,5 +1,6 @@
 """Reports are listed and returned, and no other file is."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -44,3 +45,36 @@ def test_no_other_file_is_returned(api: TestClient, tmp_path: Path, name: str) -
 
     assert response.status_code in {200, 404} if name == "" else response.status_code == 404
     assert "no" != response.text != "{}"
+
+
+def test_links_in_a_loop_and_names_outside_utf8_hide_no_other_report(
+    api: TestClient, tmp_path: Path
+) -> None:
+    folder = tmp_path / "reports"
+    folder.mkdir()
+    (folder / "week.html").write_text("<h1>drift</h1>")
+    (folder / "loop.html").symlink_to(folder / "loop.html")
+    (folder / "gone.html").symlink_to(folder / "nothing.html")
+    (folder / "outside.json").symlink_to("/etc/passwd")
+    Path(os.fsdecode(os.fsencode(folder) + b"/\xff.html")).write_text("a name that is not UTF-8")
+
+    response = api.get("/reports")
+
+    assert response.status_code == 200
+    assert [report["name"] for report in response.json()] == ["week.html"]
+    for name in ("loop.html", "gone.html", "%FF.html"):
+        assert api.get(f"/reports/{name}").status_code == 404
+
+
+def test_a_report_may_neither_reach_the_api_nor_change_its_type(
+    api: TestClient, tmp_path: Path
+) -> None:
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports" / "week.html").write_text("<script>fetch('/model/reload')</script>")
+
+    headers = api.get("/reports/week.html").headers
+
+    policy = headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy and "connect-src" not in policy
+    assert "sandbox allow-scripts;" in policy and "allow-same-origin" not in policy
+    assert headers["X-Content-Type-Options"] == "nosniff"
