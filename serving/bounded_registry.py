@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from ontime.errors import RegistryUnavailable
+from ontime.errors import ModelError, RegistryUnavailable
 from serving.model_loader import Registry
 
 RESOLVE_TIMEOUT_S = 10.0
@@ -53,7 +53,7 @@ class BoundedRegistry:
         threading.Thread(target=run, name="registry", daemon=True).start()
         try:
             return result.result(timeout_s)
-        except RegistryUnavailable:
+        except (RegistryUnavailable, ModelError):  # also weights that are not the registered ones
             raise
         except TimeoutError as error:
             raise RegistryUnavailable(f"the registry must respond in {timeout_s} s") from error

@@ -5,6 +5,7 @@ version is a folder of two files (weights and their description), loaded by `Tra
 nothing is unpickled, and no code of the artifact runs.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -19,8 +20,8 @@ import mlflow
 import pandas as pd
 from mlflow.exceptions import MlflowException
 
-from ontime.errors import RegistryUnavailable
-from ontime.models.serialization import DESCRIPTION_FILE, TrainedModel
+from ontime.errors import ModelError, RegistryUnavailable
+from ontime.models.serialization import DESCRIPTION_FILE, WEIGHTS_FILE, TrainedModel
 from ontime.settings import Settings
 
 # MLflow retries for four minutes by default; an unreachable registry must raise within one.
@@ -32,6 +33,7 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 MODEL_NAME = "ontime"
 EXPERIMENT = "ontime"
+WEIGHTS_TAG = "weights_sha256"  # of a version: the artifact store does not vouch for itself
 CHAMPION, CHALLENGER = "champion", "challenger"
 TEST_PREDICTIONS_FILE, REFERENCE_FILE = "test_predictions.parquet", "reference.parquet"
 # No such registered model, no such alias.
@@ -181,6 +183,7 @@ def download(settings: Settings, version: str, to: Path) -> Path:
     """Copy a version's model files into the folder ``to`` and return it.
 
     Raises:
+        ModelError: if the version has the SHA-256 of its weights as a tag, and these have another.
         RegistryUnavailable: if the registry or the artifact store does not respond.
     """
     with wrap_mlflow_errors(), tempfile.TemporaryDirectory() as scratch:
@@ -189,8 +192,21 @@ def download(settings: Settings, version: str, to: Path) -> Path:
             artifact_uri=f"models:/{MODEL_NAME}/{version}", dst_path=scratch
         )
         folder = next(Path(downloaded).rglob(DESCRIPTION_FILE)).parent
+        tags = _client(settings).get_model_version(MODEL_NAME, version).tags
+        found = weights_digest(folder)
+        if (expected := tags.get(WEIGHTS_TAG, found)) != found:
+            raise ModelError(
+                f"the weights of version {version} have the SHA-256 of its tag {WEIGHTS_TAG}, "
+                f"{expected[:16]}…; the downloaded ones have {found[:16]}…"
+            )
         shutil.copytree(folder, to, dirs_exist_ok=True)
     return to
+
+
+def weights_digest(folder: Path) -> str:
+    """The SHA-256 of the weights in a model's folder, as hexadecimal digits."""
+    with (folder / WEIGHTS_FILE).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load(settings: Settings, version: str) -> TrainedModel:

@@ -24,7 +24,9 @@ from ontime.registry.model_registry import (
     MODEL_NAME,
     REFERENCE_FILE,
     TEST_PREDICTIONS_FILE,
+    WEIGHTS_TAG,
     connect,
+    weights_digest,
     wrap_mlflow_errors,
 )
 from ontime.settings import Settings
@@ -69,6 +71,10 @@ def log_training(settings: Settings, result: TrainingResult) -> str:
         client = mlflow.MlflowClient()
         version = str(info.registered_model_version)
         client.update_model_version(MODEL_NAME, version, description=result.model_card)
+        with tempfile.TemporaryDirectory() as scratch:  # saving again gives the same bytes
+            result.model.save(Path(scratch))
+            digest = weights_digest(Path(scratch))
+        client.set_model_version_tag(MODEL_NAME, version, WEIGHTS_TAG, digest)
         client.set_registered_model_alias(MODEL_NAME, CHALLENGER, version)
     return version
 
