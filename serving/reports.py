@@ -10,7 +10,7 @@ from serving.schemas import Report
 
 SUFFIXES = {".html", ".json"}
 # Evidently's pages are one file with inline scripts. They reach no other address, and the sandbox
-# gives them an origin of their own, so that a script in a report cannot call the API.
+# separates them from the API's pages, so that a script in a report cannot call the API.
 REPORT_HEADERS = {
     "Content-Security-Policy": (
         "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; "
