@@ -46,10 +46,11 @@ from serving.schemas import (
     Report,
 )
 
-routes = APIRouter(responses={422: PROBLEM_RESPONSE, 503: PROBLEM_RESPONSE})
+routes = APIRouter(responses=dict.fromkeys((422, 500, 503), PROBLEM_RESPONSE))
+WITH_BODY: dict[int | str, dict[str, Any]] = dict.fromkeys((400, 413), PROBLEM_RESPONSE)
 
 
-@routes.post("/predict", responses={409: PROBLEM_RESPONSE})
+@routes.post("/predict", responses=WITH_BODY | {409: PROBLEM_RESPONSE})
 async def predict(
     request: PredictRequest,
     state: AppStateDep,
@@ -60,13 +61,13 @@ async def predict(
     return await state.batcher.submit(Job(request, idempotency_key, trace_id))
 
 
-@routes.post("/explain")
+@routes.post("/explain", responses=WITH_BODY)
 def explain(request: ExplainRequest, state: AppStateDep) -> ExplainResponse:
     """The contribution of each group of inputs to one probability (Shapley values, 0.2 s)."""
     return state.predictor.explain(request)
 
 
-@routes.post("/outcomes")
+@routes.post("/outcomes", responses=WITH_BODY)
 def outcomes(request: OutcomesRequest, state: AppStateDep) -> OutcomesResponse:
     """Report labels. Idempotent by instance: the first report of an outcome is kept."""
     counts = state.log.record_outcomes(
