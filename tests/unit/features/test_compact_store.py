@@ -44,7 +44,7 @@ def apply(store: FeatureStore, *views: FeatureView) -> None:
 
 
 def read(store: FeatureStore, *places: str, name: str = "traffic") -> np.ndarray:
-    keys = {"place": list(places), "number": [1] * len(places)}
+    keys: dict[str, list[Any]] = {"place": [*places], "number": [1] * len(places)}
     response = store.get_online_features(store.get_feature_service("service"), keys)
     assert isinstance(response, ArrayResponse)
     return response.rows[name]
@@ -99,7 +99,7 @@ def test_rows_of_another_schema_are_not_read(store: FeatureStore, tmp_path: Path
 
 def test_a_deleted_view_is_empty_and_others_stay(store: FeatureStore) -> None:
     both = [view("traffic", ("load", "wait")), view("traffic_now", ("load", "wait"))]
-    store.apply(both)
+    store.apply([*both])
     for each in both:
         store.write_to_online_store(each.name, df=rows(1.0))
     store.apply([], objects_to_delete=[both[0]], partial=False)
@@ -116,7 +116,7 @@ def test_feature_references_and_dictionaries_work_as_feast_documents(store: Feat
     assert by_name.to_dict()["load"] == [1.0, None]
     assert by_name.to_dict()["wait"] == [None, None]
 
-    keys = {"place": ["a", "b"], "number": [1, 1]}
+    keys: dict[str, list[Any]] = {"place": ["a", "b"], "number": [1, 1]}
     service = store.get_feature_service("service")
     found = store.get_online_features(service, keys).to_dict(include_event_timestamps=True)
     seconds = int(NOON.timestamp())

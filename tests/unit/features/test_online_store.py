@@ -18,6 +18,7 @@ from feast.repo_operations import parse_repo
 from feature_repo.definitions import ENTITIES, definitions
 from ontime.data.timestamps import column_arrays, parse_utc
 from ontime.errors import OnlineStoreUnavailable
+from ontime.features.compact_store import ArrayResponse
 from ontime.features.feast_config import FEATURE_SERVICE, open_feature_store, repo_config
 from ontime.features.online_store import OnlineFeatures, OnlineRead, write_online
 from ontime.features.spec import View
@@ -308,10 +309,11 @@ def test_features_in_another_order_in_the_registry_are_not_mixed_up(tmp_path: Pa
 
     service = store.get_feature_service(FEATURE_SERVICE)
     keys = {name: [value] for name, value in keys_of(example()).items()}
-    (names,) = [store.get_online_features(service, keys).features[WIDE.name]]
+    response = store.get_online_features(service, keys)
+    assert isinstance(response, ArrayResponse)
     found = read_online(OnlineFeatures(store), example(), AS_OF).frame
 
-    assert names == tuple(WIDE.columns)[::-1]
+    assert response.features[WIDE.name] == tuple(WIDE.columns)[::-1]
     assert {name: found[name][0] for name in WIDE.inputs} == pytest.approx(
         {name: values[name] for name in WIDE.inputs}
     )
