@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import FileResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
@@ -19,17 +19,16 @@ from ontime.settings import Settings
 from ontime.storage.prediction_log import PredictionLog
 from ontime.storage.schema import LoggedOutcome
 from serving import errors
-from serving.batching import Job
+from serving.batching import Batcher, Job
 from serving.body_limit import BodyLimitMiddleware
 from serving.dependencies import (
     AppStateDep,
     IdempotencyKey,
-    TraceIdDep,
     build_app_state,
     run_background_tasks,
 )
 from serving.model_loader import Model, Registry
-from serving.observability import Metrics, RequestLoggingMiddleware, configure_logging
+from serving.observability import Metrics, RequestMiddleware, configure_logging
 from serving.predictor import FeatureReader
 from serving.reports import REPORT_HEADERS, find_report, list_reports
 from serving.schemas import (
@@ -52,13 +51,13 @@ WITH_BODY: dict[int | str, dict[str, Any]] = dict.fromkeys((400, 413), PROBLEM_R
 
 @routes.post("/predict", responses=WITH_BODY | {409: PROBLEM_RESPONSE})
 async def predict(
-    request: PredictRequest,
-    state: AppStateDep,
-    trace_id: TraceIdDep,
-    idempotency_key: IdempotencyKey = None,
+    request: PredictRequest, http: Request, idempotency_key: IdempotencyKey = None
 ) -> PredictResponse:
     """The probability of the positive label, and the decision, for each instance."""
-    return await state.batcher.submit(Job(request, idempotency_key, trace_id))
+    # Not by Depends: each dependency costs a tenth of the time of a bare endpoint.
+    job = Job(request, idempotency_key, http.state.trace_id)
+    batcher: Batcher = http.app.state.app_state.batcher
+    return await batcher.submit(job)
 
 
 @routes.post("/explain", responses=WITH_BODY)
@@ -154,7 +153,6 @@ def create_app(
     app = FastAPI(title="ontime", description=QUESTION, lifespan=lifespan)
     app.include_router(routes)
     app.add_middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes)
-    app.add_middleware(RequestLoggingMiddleware)
-    app_metrics.install(app)
+    app.add_middleware(RequestMiddleware, metrics=app_metrics)
     errors.install(app)
     return app

@@ -127,11 +127,5 @@ async def _app_state(request: Request) -> AppState:
     return state
 
 
-async def _trace_id(request: Request) -> str:
-    trace_id: str = request.state.trace_id
-    return trace_id
-
-
 AppStateDep = Annotated[AppState, Depends(_app_state)]
-TraceIdDep = Annotated[str, Depends(_trace_id)]
 IdempotencyKey = Annotated[str | None, Header(pattern=r"^[A-Za-z0-9._:-]{1,100}$")]

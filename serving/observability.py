@@ -4,21 +4,21 @@ Each line of a request has its `trace_id`, which is also in the prediction log. 
 local variables, and passwords in addresses are redacted from every line.
 """
 
+import logging
+import random
 import re
 import time
-import uuid
 from collections import Counter as Tally
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import chain
 from math import nan
 from typing import TYPE_CHECKING, Any
 
+import orjson
 import structlog
-from fastapi import FastAPI
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest, values
-from prometheus_fastapi_instrumentator import Instrumentator
-from starlette.datastructures import Headers, MutableHeaders
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.tracebacks import ExceptionDictTransformer
 
@@ -55,6 +55,15 @@ class Metrics:
         self.swaps = counter("model_swaps", "Deployments of another model version")
         self.reload_failures = counter("model_reload_failures", "Failed syncs with the registry")
         self.shadow = counter("shadow_requests", "Requests for the challenger", ["result"])
+        labels = ["handler", "method", "status"]
+        self.requests = Counter("http_requests", "Requests", labels, registry=self.registry)
+        self.request_seconds = Histogram(
+            "http_request_duration_seconds",
+            "Time to the end of a response",
+            labels[:2],
+            registry=self.registry,
+            buckets=LATENCY_BUCKETS_S,
+        )
         gauge = partial(Gauge, namespace="ontime", registry=self.registry)
         self.age = gauge("feature_age_seconds", "Oldest row of the last request", ["view"])
         # Both on the clock of as_of; their difference is the label delay.
@@ -97,13 +106,6 @@ class Metrics:
             self.model_metric.labels(name).set(value)
         self._published |= found.keys()
 
-    def install(self, app: FastAPI) -> None:
-        """Measure the latency of every request."""
-        instrumentator = Instrumentator(
-            excluded_handlers=sorted(QUIET_PATHS), registry=self.registry
-        )
-        instrumentator.instrument(app, latency_lowr_buckets=LATENCY_BUCKETS_S)
-
     def as_text(self) -> bytes:
         return generate_latest(self.registry)
 
@@ -117,17 +119,17 @@ def _model_metrics(evidence: Mapping[str, Any]) -> dict[str, float]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-class RequestLoggingMiddleware:
-    """ASGI middleware: sets the trace id of each request, and logs the request when it ends."""
+class RequestMiddleware:
+    """ASGI middleware: gives each request a trace id, and measures and logs it when it ends."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app, self.metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         given = Headers(scope=scope).get(TRACE_HEADER, "")
-        trace_id = given if TRACE_ID.fullmatch(given) else uuid.uuid4().hex
+        trace_id = given if TRACE_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
         scope.setdefault("state", {})["trace_id"] = trace_id
         status = 500
 
@@ -135,7 +137,7 @@ class RequestLoggingMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[TRACE_HEADER] = trace_id
+                message["headers"].append((TRACE_HEADER.lower().encode(), trace_id.encode()))
             await send(message)
 
         start = time.perf_counter()
@@ -144,14 +146,27 @@ class RequestLoggingMiddleware:
                 await self.app(scope, receive, send_with_id)
             finally:
                 if scope["path"] not in QUIET_PATHS:
-                    ms = round((time.perf_counter() - start) * 1e3, 2)
-                    what = {"method": scope["method"], "path": scope["path"], "status": status}
-                    log.info("request completed", **what, duration_ms=ms)
+                    seconds = time.perf_counter() - start
+                    method, handler = scope["method"], _handler(scope)
+                    self.metrics.requests.labels(handler, method, f"{status // 100}xx").inc()
+                    self.metrics.request_seconds.labels(handler, method).observe(seconds)
+                    what = {"method": method, "path": scope["path"], "status": status}
+                    log.info("request completed", **what, duration_ms=round(seconds * 1e3, 2))
+
+
+def _handler(scope: Scope) -> str:
+    """The path of the route, like /reports/{name}; "none" if no route matches."""
+    route = scope.get("route")
+    return str(route.path) if route is not None else "none"
 
 
 def redact_passwords(_logger: Any, _method: str, line: str) -> str:
     """structlog processor, after the renderer: hides userinfo in URLs and ``password=``."""
     return PASSWORD.sub(r"\1\2***", line)
+
+
+def _as_json(line: Any, default: Callable[[Any], Any]) -> str:
+    return orjson.dumps(line, default).decode()
 
 
 def configure_logging() -> None:
@@ -160,7 +175,10 @@ def configure_logging() -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
-        structlog.processors.JSONRenderer(),
+        structlog.processors.JSONRenderer(
+            lambda line, default: orjson.dumps(line, default).decode()
+        ),
         redact_passwords,
     ]
-    structlog.configure(processors=processors)
+    level = structlog.make_filtering_bound_logger(logging.INFO)
+    structlog.configure(processors=processors, wrapper_class=level)

@@ -46,6 +46,26 @@ def test_each_request_is_logged_but_not_those_of_machines(api: TestClient) -> No
     assert line["duration_ms"] > 0
 
 
+def test_requests_are_counted_and_timed_by_route(api: TestClient) -> None:
+    api.post("/predict", json=request_body())
+    api.post("/predict", json={})
+    api.get("/reports/no/such/report.html")
+    api.get("/unknown")
+    api.get("/health")
+
+    name = "http_requests_total"
+    assert metric(api, name + '{handler="/predict",method="POST",status="2xx"}') == 1
+    assert metric(api, name + '{handler="/predict",method="POST",status="4xx"}') == 1
+    report = '{handler="/reports/{name:path}",method="GET",status="4xx"}'
+    assert metric(api, name + report) == 1
+    assert metric(api, name + '{handler="none",method="GET",status="4xx"}') == 1
+    assert 'handler="/health"' not in api.get("/metrics").text
+    name = "http_request_duration_seconds"
+    assert metric(api, name + '_count{handler="/predict",method="POST"}') == 2
+    bucket = '_bucket{handler="/predict",le="+Inf",method="POST"}'
+    assert metric(api, name + bucket) == 2
+
+
 def test_the_evidence_of_the_newest_decision_becomes_metrics(
     api: TestClient, log: PredictionLog
 ) -> None:
