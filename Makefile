@@ -2,6 +2,7 @@
 # Each task builds the environment in .venv first if it is missing or out of date.
 
 PYTHON ?= python3.13 python3.12 python3.11 python3# the first that is 3.11 or newer
+WORKERS ?= 1
 PORT ?= 9000# above 8000 to 8999, where Prefect starts its temporary server
 # Without a default here, because the code has one: AS_OF, START, END, DAYS, MODEL, TRIALS.
 
@@ -58,8 +59,8 @@ train: $(STAMP) ## a network on what was known at AS_OF, registered as challenge
 promote: $(STAMP) ## the gate: makes the challenger the champion if it is better
 	$(PY) -m pipelines.promote $(call option,AS_OF,as-of)
 
-serve: $(STAMP) ## the API with the champion, on PORT
-	$(PY) -m serving.server --port $(PORT)
+serve: $(STAMP) ## the API with the champion, on PORT, in WORKERS processes
+	$(PY) -m serving.server --port $(PORT) --workers $(WORKERS)
 
 monitor: $(STAMP) ## drift and performance of the logged predictions, and the retrain decision, at AS_OF
 	$(PY) -m pipelines.monitor $(call option,AS_OF,as-of)

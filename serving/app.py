@@ -140,7 +140,7 @@ def create_app(
 ) -> FastAPI:
     """The app; tests replace production services by the arguments."""
     settings = settings or Settings()
-    app_metrics = Metrics()
+    app_metrics = Metrics(settings.metrics_dir)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -5,6 +5,7 @@ local variables, and passwords in addresses are redacted from every line.
 """
 
 import logging
+import os
 import random
 import re
 import time
@@ -13,11 +14,13 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import chain
 from math import nan
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
+from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.tracebacks import ExceptionDictTransformer
@@ -33,17 +36,24 @@ PASSWORD = re.compile(r"""(://)[^\s"'<>]+(?=@)|(password=)[^\s,&;"'<>]+""")
 QUIET_PATHS = {"/health", "/ready", "/metrics"}  # requested every few seconds by machines
 LATENCY_BUCKETS_S = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
-# Importing Feast switches prometheus_client to files that several processes share, which nothing
-# collects here: the API is one process.
-values.ValueClass = values.MutexValue
-
 log = structlog.get_logger()
 
 
 class Metrics:
-    """The metrics of one app; a registry per app allows several apps in one process."""
+    """The metrics of one app; a registry per app allows several apps in one process.
 
-    def __init__(self) -> None:
+    With `shared`, a folder, the values of all processes that use it are one: counters are summed,
+    and of a gauge the value is taken that was set last.
+    """
+
+    def __init__(self, shared: Path | None = None) -> None:
+        # Chosen here, because importing Feast switches prometheus_client to files that nothing
+        # collects.
+        values.ValueClass = values.MutexValue
+        if shared is not None:
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(shared)
+            values.ValueClass = values.MultiProcessValue()  # type: ignore[no-untyped-call]
+        self.shared = shared
         self.registry = CollectorRegistry()
         counter = partial(Counter, namespace="ontime", registry=self.registry)
         self.predictions = counter("predictions", "Predictions returned", ["model_version"])
@@ -64,7 +74,9 @@ class Metrics:
             registry=self.registry,
             buckets=LATENCY_BUCKETS_S,
         )
-        gauge = partial(Gauge, namespace="ontime", registry=self.registry)
+        gauge = partial(
+            Gauge, namespace="ontime", registry=self.registry, multiprocess_mode="mostrecent"
+        )
         self.age = gauge("feature_age_seconds", "Oldest row of the last request", ["view"])
         # Both on the clock of as_of; their difference is the label delay.
         self.newest_request = gauge("newest_prediction_request_seconds", "Last as_of requested")
@@ -107,7 +119,11 @@ class Metrics:
         self._published |= found.keys()
 
     def as_text(self) -> bytes:
-        return generate_latest(self.registry)
+        registry = self.registry
+        if self.shared is not None:
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry, str(self.shared))  # type: ignore[no-untyped-call]
+        return generate_latest(registry)
 
 
 def _model_metrics(evidence: Mapping[str, Any]) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Runs the API on uvicorn, with bounds on connections, headers and time:
 
-    python -m serving.server [--host HOST] [--port PORT]
+    python -m serving.server [--host HOST] [--port PORT] [--workers N]
 
 uvicorn bounds the number of connections and the pause between two requests. `BoundedConnection`
 adds what it leaves open: the size of the headers, and the time in which a request arrives.
@@ -8,16 +8,22 @@ adds what it leaves open: the size of the headers, and the time in which a reque
 
 import argparse
 import asyncio
+import os
+import shutil
 from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.supervisors.multiprocess import Multiprocess
+
+from ontime.settings import Settings
 
 APP = "serving.app:create_app"
 MAX_CONNECTIONS = 256  # one more is answered with 503; the thread pool works on 40 requests
 MAX_HEADER_BYTES = 32_768
 REQUEST_TIMEOUT_S = 20.0  # from the first byte to the last one of a request
 KEEP_ALIVE_S = 10  # a connection without a request
+WORKER_START_S = 60  # a worker that is silent for longer is replaced; imports take 5 s and more
 SHUTDOWN_S = 20  # for requests in progress; Kubernetes kills after 30
 
 
@@ -90,11 +96,27 @@ def main() -> None:
     parser = argparse.ArgumentParser("serving.server", description=__doc__.splitlines()[0])
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=9000)
+    parser.add_argument("--workers", type=int, default=1, help="processes; each has a champion")
     arguments = parser.parse_args()
-    server = uvicorn.Server(server_config(host=arguments.host, port=arguments.port))
+    address = {"host": arguments.host, "port": arguments.port}
+    if arguments.workers > 1:
+        run_workers(arguments.workers, **address)
+        return
+    server = uvicorn.Server(server_config(**address))
     server.run()
     if not server.started:
         raise SystemExit(3)  # as uvicorn's command
+
+
+def run_workers(n: int, app: str = APP, **address: Any) -> None:
+    """Run n processes on one socket. Their metrics are summed through files in an empty folder."""
+    folder = Settings().data_dir / "metrics"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    os.environ["ONTIME_METRICS_DIR"] = str(folder)  # the workers inherit it
+    config = server_config(app, workers=n, timeout_worker_healthcheck=WORKER_START_S, **address)
+    socket = config.bind_socket()
+    Multiprocess(config, sockets=[socket]).run()
 
 
 if __name__ == "__main__":

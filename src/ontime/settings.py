@@ -47,6 +47,9 @@ class Settings(BaseSettings):
     batch_wait_ms: float = Field(
         0.0, ge=0, le=100, description="wait of an idle API for more requests to predict together"
     )
+    metrics_dir: Path | None = Field(
+        None, description="where several workers of the API share metrics; serving.server sets it"
+    )
     retrain_via_events: bool = Field(
         False, description="start a retrain by a Prefect event and its automation, not in process"
     )

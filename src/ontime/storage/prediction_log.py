@@ -51,6 +51,7 @@ TIME_FIELDS = [
     for name, field in Instance.model_fields.items()
     if datetime in (field.annotation, *get_args(field.annotation))  # also an optional time
 ]
+RESPONSE_COLUMNS = [c for c in PREDICTIONS.c if c.name not in ("instance", "features")]
 
 
 class PredictionLog:
@@ -97,10 +98,7 @@ class PredictionLog:
         """The logged response rows, by position, of each of the requests that is in the log."""
         found: dict[str, list[dict[str, Any]]] = {}
         if request_ids:
-            columns = PREDICTIONS.c["request_id", "prediction_id", "model_version", "probability"]
-            details = PREDICTIONS.c["decision", "uncertainty", "features_missing", "features_stale"]
-            query = select(*columns, *details, PREDICTIONS.c.request_digest)
-            query = query.where(PREDICTIONS.c.request_id.in_(request_ids))
+            query = select(*RESPONSE_COLUMNS).where(PREDICTIONS.c.request_id.in_(request_ids))
             for row in self.rows(query.order_by(PREDICTIONS.c.position)):
                 found.setdefault(row["request_id"], []).append(row)
         return found
@@ -240,7 +238,10 @@ class PredictionLog:
             instances[name] = times.astype(UTC_TIMESTAMP)
         sets, features = frame.pop("feature_set"), frame.pop("features")
         names = {row["feature_set"]: row["names"] for row in self.rows(select(FEATURE_SETS))}
-        parts = [_numbers(rows, names[key]) for key, rows in features.groupby(sets)]
+        parts = [  # None becomes NaN
+            pd.DataFrame(np.array(rows.tolist(), np.float32), rows.index, names[key])
+            for key, rows in features.groupby(sets)
+        ]
         return frame.join([instances, pd.concat(parts)] if parts else instances)
 
     def _feature_set(self, names: Sequence[str]) -> str:
@@ -271,11 +272,6 @@ class PredictionLog:
             raise PredictionLogUnavailable(
                 f"the prediction log {where} does not work: {cause}"
             ) from error
-
-
-def _numbers(rows: pd.Series, names: list[str]) -> pd.DataFrame:
-    values = np.array(rows.tolist(), dtype=np.float32)  # None becomes NaN
-    return pd.DataFrame(values, columns=names, index=rows.index)
 
 
 def _logged_outcomes(
