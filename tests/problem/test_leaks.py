@@ -38,6 +38,20 @@ LEAKS = {
         "departed_at AS event",
         "scheduled_departure AS event",
     ),
+    "the arrival delay of a last flight before it has landed": (
+        "carrier_dest_state",
+        "2013-01-20 15:00",
+        "last_flights",
+        "WHEN outcome_known_at <= tick THEN coalesce",
+        "WHEN outcome_known_at IS NOT NULL THEN coalesce",
+    ),
+    "a last flight counted two hours before its departure": (
+        "dest_state",
+        "2013-01-20 15:00",
+        "last_flights",
+        "least(scheduled_departure, departed_at)",
+        "least(scheduled_departure, departed_at) - INTERVAL 2 HOUR",
+    ),
     # No wrong value, but a row too early.
     "hours of a destination before its first flight": (
         "dest_state",

@@ -1,5 +1,6 @@
 """Views of hand-made flights: one row each, of which only the named events happen."""
 
+import math
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -73,6 +74,45 @@ def test_a_departure_one_second_after_the_hour_counts_at_the_next_hour(source: S
 def test_a_flight_without_departure_is_overdue_up_to_the_last_tick(source: Source) -> None:
     rows = built_by_hand(source, [one_flight(source)], "origin_state")
     assert by_hour(rows, "origin_n_overdue")[18] == 1
+
+
+def log_delay(minutes: float) -> float:
+    return round(1000 * math.log(1 + minutes / 10)) / 1000
+
+
+def test_the_delay_of_a_last_flight_is_what_is_known_of_it_at_the_hour(source: Source) -> None:
+    late = one_flight(
+        source,
+        departed_at="2013-01-01 12:15",
+        dep_delay_min=105,
+        arrived_at="2013-01-01 14:20",
+        arr_delay_min=80,
+        outcome_known_at="2013-01-01 14:20",
+        is_late=True,
+    )
+    rows = built_by_hand(source, [late], "carrier_dest_state")
+    newest_of_six = 6 / 21
+    minutes = {11: 30, 12: 90, 13: 105, 15: 80}  # overdue, overdue, departed, landed
+    found = by_hour(rows, "carrier_dest_log_delay_last_6")
+    expected = {hour: newest_of_six * log_delay(delay) for hour, delay in minutes.items()}
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_cancelled_last_flight_is_late_without_delay_and_stays_the_last(source: Source) -> None:
+    cancelled = one_flight(source, outcome_known_at="2013-01-01 14:30", is_late=True)
+    rows = built_by_hand(source, [cancelled], "carrier_origin_state")
+    late, delay = (by_hour(rows, f"carrier_{name}_last_32") for name in ("share_late", "log_delay"))
+    newest_of_32 = 32 / (32 * 33 / 2)
+    assert delay[14] == pytest.approx(newest_of_32 * log_delay(210), rel=1e-6)
+    assert [delay[hour] for hour in (15, 18)] == [0, 0]
+    assert [late[hour] for hour in (14, 15, 18)] == pytest.approx([newest_of_32] * 3)
+
+
+def test_a_flight_that_left_early_counts_from_its_departure(source: Source) -> None:
+    early = one_flight(source, departed_at="2013-01-01 09:50", dep_delay_min=-40)
+    rows = built_by_hand(source, [early], "dest_state")
+    delay = by_hour(rows, "dest_log_delay_last_8")
+    assert [delay[hour] for hour in (10, 18)] == pytest.approx([8 / 36 * -log_delay(40)] * 2)
 
 
 def test_events_after_the_last_tick_make_no_row(source: Source) -> None:

@@ -81,6 +81,27 @@ def arrivals(flights: pd.DataFrame, tick: pd.Timestamp) -> Expected:
     }
 
 
+def last_flights(flights: pd.DataFrame, tick: pd.Timestamp, n: int) -> Expected:
+    """The last n flights that count at the tick, with the delay that was known of them then."""
+    counted_from = flights[["scheduled_departure", "departed_at"]].min(axis=1)
+    counted = flights.assign(counted_from=counted_from)[counted_from <= tick]
+    last = counted.sort_values(["counted_from", "flight_id"]).tail(n)
+    known, gone = last.outcome_known_at <= tick, last.departed_at <= tick
+    overdue_min = (tick - last.scheduled_departure).dt.total_seconds() // 60
+    not_landed = last.dep_delay_min.where(gone, overdue_min)
+    delay = last.arr_delay_min.fillna(0).where(known, not_landed).astype("float64")
+    log_delay = np.round(1000 * np.sign(delay) * np.log(1 + delay.abs() / 10)).to_numpy()
+    late = last.is_late.where(known, delay >= 15).to_numpy(bool)
+    weights = np.arange(n - len(last), n) + 1  # the oldest of n flights has weight 1
+    mean = damped(log_delay.sum(), len(last), extra_n=2)
+    mean_square = damped((log_delay**2).sum(), len(last), extra_n=2)
+    return {
+        f"log_delay_last_{n}": (weights * log_delay).sum() / (n * (n + 1) / 2) / 1000,
+        f"log_delay_spread_last_{n}": (mean_square - mean * mean) ** 0.5 / 1000,
+        f"share_late_last_{n}": (weights * late).sum() / (n * (n + 1) / 2),
+    }
+
+
 def first_event(flights: pd.DataFrame) -> pd.Timestamp:
     """The first hour with an event of these flights; NaT without one."""
     overdue_at = flights.scheduled_departure.dt.ceil("h")
@@ -175,7 +196,8 @@ def test_origin_state_equals_the_oracle(dataset: Dataset, flights: pd.DataFrame)
                 yield (origin, tick), None
                 continue
             of_network = prefixed("network", live_state(flights, tick))
-            yield (origin, tick), prefixed("origin", live_state(here, tick)) | of_network
+            of_origin = prefixed("origin", live_state(here, tick) | last_flights(here, tick, 48))
+            yield (origin, tick), of_origin | of_network
 
     n_rows, wrong = differences(dataset, view, expected())
     assert wrong == []
@@ -185,6 +207,7 @@ def test_origin_state_equals_the_oracle(dataset: Dataset, flights: pd.DataFrame)
 def test_carrier_origin_state_equals_the_oracle(dataset: Dataset, flights: pd.DataFrame) -> None:
     view = BY_NAME["carrier_origin_state"]
     groups = of_key(flights, view)
+    of_carrier = dict(iter(flights.groupby("carrier")))
     firsts = {key: first_event(here) for key, here in groups.items()}
 
     def expected() -> Iterator[tuple[Key, Expected | None]]:
@@ -192,6 +215,8 @@ def test_carrier_origin_state_equals_the_oracle(dataset: Dataset, flights: pd.Da
         for *key, tick in drawn(flights, view, hours):
             here = groups[tuple(key)]
             state = prefixed("carrier", live_state(here, tick))
+            state |= prefixed("carrier", last_flights(of_carrier[key[0]], tick, 32))
+            state |= prefixed("carrier_origin", last_flights(here, tick, 12))
             yield (*key, tick), state if tick >= firsts[tuple(key)] else None
 
     n_rows, wrong = differences(dataset, view, expected())
@@ -208,12 +233,45 @@ def test_dest_state_equals_the_oracle(dataset: Dataset, flights: pd.DataFrame) -
         hours = hours_between(datetime(2013, 1, 1, 6, tzinfo=UTC), dataset.until)
         for *key, tick in drawn(flights, view, hours):
             here = groups[tuple(key)]
-            state = prefixed("dest", live_state(here, tick) | arrivals(here, tick))
+            state = live_state(here, tick) | arrivals(here, tick) | last_flights(here, tick, 8)
+            state = prefixed("dest", state)
             yield (*key, tick), state if tick >= firsts[tuple(key)] else None
 
     n_rows, wrong = differences(dataset, view, expected())
     assert wrong == []
     assert n_rows > 250
+
+
+def test_carrier_dest_state_equals_the_oracle_and_has_a_row_at_each_change(
+    dataset: Dataset, flights: pd.DataFrame
+) -> None:
+    view = BY_NAME["carrier_dest_state"]
+    groups, rows = of_key(flights, view), of_key(dataset.rows(view.name), view)
+    hours = hours_between(datetime(2013, 1, 1, 6, tzinfo=UTC), dataset.until)
+    wrong, n_changed, n_unchanged = [], 0, 0
+    for *key, tick in drawn(flights, view, hours):
+        here, built_rows = groups[tuple(key)], rows[tuple(key)]
+        known = built_rows[built_rows.event_timestamp <= tick]
+        outcomes = here.outcome_known_at
+        changed = (
+            len(departed(here, tick, 1)) + len(overdue(here, tick)) > 0
+            or ((outcomes > tick - HOUR) & (outcomes <= tick)).any()
+        )
+        if (known.event_timestamp == tick).any() != changed:
+            wrong.append((key, tick, f"changed: {changed}"))
+        if known.empty:
+            wrong += [(key, tick, "no row")] if first_event(here) <= tick else []
+            continue
+        n_changed, n_unchanged = n_changed + changed, n_unchanged + (not changed)
+        expected = prefixed("carrier_dest", last_flights(here, tick, 6))
+        newest = known.iloc[-1]
+        wrong += [
+            (key, tick, name)
+            for name in view.columns
+            if np.float32(expected[name]) != np.float32(newest[name])
+        ]
+    assert wrong == []
+    assert min(n_changed, n_unchanged) > 30
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,15 @@ SQL_MACROS = (
     f"date_trunc('day', t - INTERVAL {DAILY_TICK_HOUR} HOUR - INTERVAL 1 MICROSECOND)",
     f"CREATE MACRO local_time(t) AS t AT TIME ZONE '{LOCAL_ZONE}'",
     f"CREATE MACRO late_min() AS {LATE_MIN}",
+    # Whose last flights are aggregated, and how many of them (see last_flights).
+    "CREATE MACRO last_flights_of(carrier, origin, dest) AS ["
+    "{'relation': 'origin', 'key': origin, 'n_last': 48},"
+    "{'relation': 'carrier', 'key': carrier, 'n_last': 32},"
+    "{'relation': 'carrier_origin', 'key': carrier || ' ' || origin, 'n_last': 12},"
+    "{'relation': 'dest', 'key': dest, 'n_last': 8},"
+    "{'relation': 'carrier_dest', 'key': carrier || ' ' || dest, 'n_last': 6}]",
 )
-INTERMEDIATE_TABLES = ("flight_hours", "outcome_days")
+INTERMEDIATE_TABLES = ("flight_hours", "outcome_days", "last_flights")
 
 ORIGIN = {"origin": "string"}
 DEST = {"dest": "string"}
@@ -36,6 +43,8 @@ COUNT: Range = (0, inf)
 SHARE: Range = (0, 1)
 DELAY: Range = (-120, 2000)  # minutes; the year's extremes are -86 and 1301
 MINUTES: Range = (0, 2000)
+LOG_DELAY: Range = (-3, 6)  # of -120 and 2000 minutes: -2.6 and 5.3
+SPREAD: Range = (0, 4)  # of log delays, half of their range
 HOURLY_TTL = timedelta(hours=3)
 DAILY_TTL = timedelta(days=2)
 
@@ -81,6 +90,8 @@ VIEWS = (
             "network_share_dep_late_3h": SHARE,
             "network_n_overdue": COUNT,
             "network_mean_overdue_min": MINUTES,
+            "origin_log_delay_last_48": LOG_DELAY,
+            "origin_log_delay_spread_last_48": SPREAD,
         },
     ),
     View(
@@ -95,6 +106,10 @@ VIEWS = (
             "carrier_share_dep_late_3h": SHARE,
             "carrier_n_overdue": COUNT,
             "carrier_mean_overdue_min": MINUTES,
+            "carrier_origin_log_delay_last_12": LOG_DELAY,
+            "carrier_log_delay_last_32": LOG_DELAY,
+            "carrier_log_delay_spread_last_32": SPREAD,
+            "carrier_share_late_last_32": SHARE,
         },
     ),
     View(
@@ -109,6 +124,17 @@ VIEWS = (
             "dest_share_arr_late_3h": SHARE,
             "dest_n_overdue": COUNT,
             "dest_mean_overdue_min": MINUTES,
+            "dest_log_delay_last_8": LOG_DELAY,
+            "dest_log_delay_spread_last_8": SPREAD,
+        },
+    ),
+    View(
+        "carrier_dest_state",
+        CARRIER | DEST,
+        timedelta(days=30),  # a row stays true until the next flight; after a month it is history
+        {
+            "carrier_dest_log_delay_last_6": LOG_DELAY,
+            "carrier_dest_log_delay_spread_last_6": SPREAD,
         },
     ),
     View(

@@ -2,6 +2,8 @@
 -- Grain: one row per carrier, origin and hour, from the pair's first event on.
 -- Units: counts, minutes, shares;
 --   means and shares are smoothed by two more flights without delay (see origin_state).
+--   *_last_12: of the last 12 flights here, *_last_32: of the carrier's last 32 from any origin,
+--   however long ago (see last_flights).
 -- Known when: at the hour; events at that very moment are counted.
 WITH grid AS (
     SELECT carrier, origin, unnest(generate_series(min(tick), $until, INTERVAL 1 HOUR)) AS tick
@@ -28,9 +30,21 @@ SELECT
     sum(n_dep_late) OVER last_3h / (carrier_n_departed_3h + 2) AS carrier_share_dep_late_3h,
     n_overdue AS carrier_n_overdue,
     overdue_min / (n_overdue + 2) AS carrier_mean_overdue_min,
-    tick AS event_timestamp
+    here.log_delay AS carrier_origin_log_delay_last_12,
+    everywhere.log_delay AS carrier_log_delay_last_32,
+    everywhere.spread AS carrier_log_delay_spread_last_32,
+    everywhere.share_late AS carrier_share_late_last_32,
+    hourly.tick AS event_timestamp
 FROM hourly
+ASOF LEFT JOIN last_flights AS here
+    ON here.relation = 'carrier_origin'
+    AND here.key = carrier || ' ' || origin
+    AND hourly.tick >= here.tick
+ASOF LEFT JOIN last_flights AS everywhere
+    ON everywhere.relation = 'carrier'
+    AND everywhere.key = carrier
+    AND hourly.tick >= everywhere.tick
 WINDOW
     last_3h AS (
-        PARTITION BY carrier, origin ORDER BY tick ROWS BETWEEN 2 PRECEDING AND CURRENT ROW
+        PARTITION BY carrier, origin ORDER BY hourly.tick ROWS BETWEEN 2 PRECEDING AND CURRENT ROW
     )

@@ -2,6 +2,7 @@
 -- Grain: one row per dest and hour, from the destination's first event on.
 -- Units: counts, minutes, shares;
 --   means and shares are smoothed by two more flights without delay (see origin_state).
+--   *_last_8: of the last 8 flights, however long ago (see last_flights).
 -- Known when: at the hour; events at that very moment are counted.
 WITH grid AS (
     SELECT dest, unnest(generate_series(min(tick), $until, INTERVAL 1 HOUR)) AS tick
@@ -29,6 +30,10 @@ SELECT
     sum(n_arr_late) OVER last_3h / (dest_n_arrived_3h + 2) AS dest_share_arr_late_3h,
     n_overdue AS dest_n_overdue,
     overdue_min / (n_overdue + 2) AS dest_mean_overdue_min,
-    tick AS event_timestamp
+    log_delay AS dest_log_delay_last_8,
+    spread AS dest_log_delay_spread_last_8,
+    hourly.tick AS event_timestamp
 FROM hourly
-WINDOW last_3h AS (PARTITION BY dest ORDER BY tick ROWS BETWEEN 2 PRECEDING AND CURRENT ROW)
+ASOF LEFT JOIN last_flights
+    ON relation = 'dest' AND key = dest AND hourly.tick >= last_flights.tick
+WINDOW last_3h AS (PARTITION BY dest ORDER BY hourly.tick ROWS BETWEEN 2 PRECEDING AND CURRENT ROW)

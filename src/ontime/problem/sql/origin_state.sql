@@ -1,7 +1,7 @@
 -- Live state of the origin, and of all origins together (network_*).
 -- Grain: one row per origin and hour, from the origin's first event on. Units: counts, minutes,
 --   shares. Means and shares are smoothed by two more flights without delay, so that an empty window
---   is on time and not missing.
+--   is on time and not missing. *_last_48: of the last 48 flights, however long ago (see last_flights).
 -- Known when: at the hour; events at that very moment are counted.
 WITH grid AS (
     SELECT origin, unnest(generate_series(min(tick), $until, INTERVAL 1 HOUR)) AS tick
@@ -37,9 +37,13 @@ SELECT
     sum(n_dep_late) OVER network_3h / (network_n_departed_3h + 2) AS network_share_dep_late_3h,
     sum(n_overdue) OVER network_1h AS network_n_overdue,
     sum(overdue_min) OVER network_1h / (network_n_overdue + 2) AS network_mean_overdue_min,
-    tick AS event_timestamp
+    log_delay AS origin_log_delay_last_48,
+    spread AS origin_log_delay_spread_last_48,
+    hourly.tick AS event_timestamp
 FROM hourly
+ASOF LEFT JOIN last_flights
+    ON relation = 'origin' AND key = origin AND hourly.tick >= last_flights.tick
 WINDOW
-    last_3h AS (PARTITION BY origin ORDER BY tick ROWS BETWEEN 2 PRECEDING AND CURRENT ROW),
-    network_1h AS (PARTITION BY tick),
-    network_3h AS (ORDER BY tick RANGE BETWEEN INTERVAL 2 HOUR PRECEDING AND CURRENT ROW)
+    last_3h AS (PARTITION BY origin ORDER BY hourly.tick ROWS BETWEEN 2 PRECEDING AND CURRENT ROW),
+    network_1h AS (PARTITION BY hourly.tick),
+    network_3h AS (ORDER BY hourly.tick RANGE BETWEEN INTERVAL 2 HOUR PRECEDING AND CURRENT ROW)
