@@ -25,7 +25,7 @@ def test_reference_and_contributions_add_up_to_the_prediction(model: TrainedMode
 
 
 def test_contributions_are_those_of_captum(model: TrainedModel) -> None:
-    """Captum uses every order of the groups: possible for four groups, not for fourteen."""
+    """Captum uses every order of the groups: possible for four groups, not for fifteen."""
     frame = synthetic_rows(5, seed=3)
     numeric, categories = model.tensors(frame)
     for i in range(len(frame)):
