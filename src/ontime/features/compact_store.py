@@ -1,4 +1,4 @@
-"""Online stores for Feast that hold one array per row, in SQLite or in Redis.
+"""An online store for Feast that holds one array per row; it has a SQLite and a Redis form.
 
 Feast's own stores keep one Protobuf message per value, which Python decodes one by one. Here a row
 is one value,
@@ -20,16 +20,12 @@ Shapes: n rows, f features of a view.
 """
 
 import hashlib
-import sqlite3
-import threading
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import orjson
@@ -42,16 +38,11 @@ from feast.online_response import OnlineResponse
 from feast.protos.feast.serving.ServingService_pb2 import GetOnlineFeaturesResponse
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
-from feast.repo_config import FeastConfigBaseModel
-from redis import Redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from ontime.data.timestamps import utc_array
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
-REDIS_TIMEOUT_S = 2.0
 
 FeastRow = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
 
@@ -229,124 +220,6 @@ class CompactOnlineStore(OnlineStore):
     ) -> None:
         for view in tables:
             self.delete(config, view_prefix(config.project, view))
-
-
-class CompactSqliteOnlineStoreConfig(FeastConfigBaseModel):
-    type: Literal["ontime.features.compact_store.CompactSqliteOnlineStore"]
-    path: str
-
-
-class CompactSqliteOnlineStore(CompactOnlineStore):
-    """One table in one SQLite file, in WAL mode: readers do not wait for a writer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._lock = threading.Lock()  # one connection, used by several threads
-        self._open: sqlite3.Connection | None = None
-
-    def fetch(self, config: RepoConfig, keys: list[bytes]) -> list[bytes | None]:
-        # One parameter for all keys: SQLite prepares the statement once, whatever their number.
-        wanted = orjson.dumps([key.decode() for key in keys]).decode()
-        query = "SELECT key, row FROM rows WHERE key IN (SELECT value FROM json_each(?))"
-        with self._lock:
-            found = dict(self._connection(config).execute(query, (wanted,)).fetchall())
-        return [found.get(key.decode()) for key in keys]
-
-    def put(self, config: RepoConfig, keys: list[bytes], rows: list[bytes]) -> None:
-        event_us = [int(np.frombuffer(row, count=1)[0]) for row in rows]
-        texts = [key.decode() for key in keys]
-        statement = (
-            "INSERT INTO rows VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE SET "
-            "event_us = excluded.event_us, row = excluded.row "
-            "WHERE excluded.event_us >= rows.event_us"
-        )
-        with self._lock, self._connection(config) as connection:
-            connection.executemany(statement, zip(texts, event_us, rows, strict=True))
-
-    def delete(self, config: RepoConfig, prefix: bytes) -> None:
-        first = prefix.decode()
-        with self._lock, self._connection(config) as connection:
-            last = first[:-1] + chr(ord(first[-1]) + 1)  # the first text after all with the prefix
-            connection.execute("DELETE FROM rows WHERE key >= ? AND key < ?", (first, last))
-
-    def _connection(self, config: RepoConfig) -> sqlite3.Connection:
-        if self._open is None:
-            path = Path(config.online_store.path)
-            if config.repo_path and not path.is_absolute():
-                path = config.repo_path / path
-            connection = sqlite3.connect(path, timeout=30, check_same_thread=False)
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=NORMAL")
-            connection.execute(
-                "CREATE TABLE IF NOT EXISTS rows "
-                "(key TEXT PRIMARY KEY, event_us INTEGER NOT NULL, row BLOB NOT NULL) WITHOUT ROWID"
-            )
-            self._open = connection
-        return self._open
-
-
-class CompactRedisOnlineStoreConfig(FeastConfigBaseModel):
-    """connection_string: ``host:port``, then keyword arguments of `redis.Redis` after commas."""
-
-    type: Literal["ontime.features.compact_store.CompactRedisOnlineStore"]
-    connection_string: str
-
-
-class CompactRedisOnlineStore(CompactOnlineStore):
-    """One string per row in one Redis server; a read is one MGET, a write is one script."""
-
-    # KEYS and ARGV: a row per key. A row starts with its event timestamp, a little-endian double.
-    PUT = """
-    for i, key in ipairs(KEYS) do
-        local held = redis.call('GETRANGE', key, 0, 7)
-        if #held < 8 or struct.unpack('<d', held) <= struct.unpack('<d', ARGV[i]) then
-            redis.call('SET', key, ARGV[i])
-        end
-    end
-    """
-    ROWS_PER_CALL = 1_000  # a script blocks the server, and Lua takes at most about 8,000 values
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._client: Redis | None = None
-
-    def fetch(self, config: RepoConfig, keys: list[bytes]) -> list[bytes | None]:
-        found: list[bytes | None] = self._redis(config).mget(keys)  # type: ignore[assignment]
-        return found
-
-    def put(self, config: RepoConfig, keys: list[bytes], rows: list[bytes]) -> None:
-        with self._redis(config).pipeline(transaction=False) as pipeline:
-            for start in range(0, len(keys), self.ROWS_PER_CALL):
-                part = slice(start, start + self.ROWS_PER_CALL)
-                pipeline.eval(self.PUT, len(keys[part]), *keys[part], *rows[part])
-            pipeline.execute()
-
-    def delete(self, config: RepoConfig, prefix: bytes) -> None:
-        client = self._redis(config)
-        found = list(client.scan_iter(prefix + b"*", count=1_000))
-        for start in range(0, len(found), self.ROWS_PER_CALL):
-            client.unlink(*found[start : start + self.ROWS_PER_CALL])
-
-    def _redis(self, config: RepoConfig) -> Redis:
-        if self._client is None:
-            address, *options = config.online_store.connection_string.split(",")
-            host, _, port = address.rpartition(":")
-            arguments: dict[str, Any] = {}
-            for name, _, value in (option.partition("=") for option in options):
-                arguments[name] = value
-                with suppress(orjson.JSONDecodeError):  # ssl=true, db=1
-                    arguments[name] = orjson.loads(value) if name != "password" else value
-            # Without timeouts a request waits for as long as Redis hangs; with the retries that the
-            # client makes by default it waits several times as long.
-            self._client = Redis(
-                host=host,
-                port=int(port),
-                socket_timeout=REDIS_TIMEOUT_S,
-                socket_connect_timeout=REDIS_TIMEOUT_S,
-                retry=Retry(NoBackoff(), 0),
-                **arguments,
-            )
-        return self._client
 
 
 class ArrayProvider(PassthroughProvider):

@@ -11,7 +11,6 @@ warnings.simplefilter("ignore", DeprecationWarning)
 
 FEATURE_SERVICE = "prediction_features"
 PROVIDER = "ontime.features.compact_store.ArrayProvider"
-ONLINE_STORES = "ontime.features.compact_store"  # module of both
 # A name, not {"type": ...}: Feast then imports it, and DuckDB, only for a historical join.
 OFFLINE_STORE = "ontime.features.offline_store.AsofDuckDBOfflineStore"
 CONNECT_TIMEOUT = {"connect_timeout": 5}
@@ -21,12 +20,12 @@ def repo_config(settings: Settings) -> RepoConfig:
     """Feast's configuration; ``feature_repo/feature_store.yaml`` is its embedded default."""
     home = settings.data_dir / "feast"
     online: dict[str, object] = {
-        "type": f"{ONLINE_STORES}.CompactSqliteOnlineStore",
+        "type": "ontime.features.sqlite_store.CompactSqliteOnlineStore",
         "path": str(home / "compact.db"),
     }
     if settings.redis_url:
         online = {
-            "type": f"{ONLINE_STORES}.CompactRedisOnlineStore",
+            "type": "ontime.features.redis_store.CompactRedisOnlineStore",
             "connection_string": settings.redis_url,
         }
     registry: dict[str, object] = {"registry_type": "file", "path": str(home / "registry.db")}

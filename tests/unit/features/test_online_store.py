@@ -78,7 +78,7 @@ def test_each_external_service_has_its_own_setting(tmp_path: Path) -> None:
             data_dir=tmp_path, redis_url="redis:6379", feast_registry_url="postgresql://registry"
         )
     )
-    store = "ontime.features.compact_store.CompactRedisOnlineStore"
+    store = "ontime.features.redis_store.CompactRedisOnlineStore"
     assert config.online_config == {"type": store, "connection_string": "redis:6379"}
     assert isinstance(config.registry_config, dict)
     given = {"registry_type": "sql", "path": "postgresql://registry", "cache_ttl_seconds": 0}
