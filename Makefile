@@ -38,7 +38,7 @@ export PIP_NO_INPUT := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help setup ingest features train promote serve monitor retrain rollback score export demo \
-	replay scheduled-baseline backtest tune reproduce bench results check test e2e lint typecheck \
+	replay scheduled-baseline backtest tune reproduce bench bench-serving results check test e2e lint typecheck \
 	unit rename fork-check clean
 .DEFAULT_GOAL := help
 
@@ -97,6 +97,9 @@ reproduce: $(STAMP) ## a logged run again, from its source on, and compared: mak
 
 bench: $(STAMP) ## speed and memory against DataLoader, LightGBM and plain DuckDB (ten minutes)
 	$(PY) -m experiments.benchmark
+
+bench-serving: $(STAMP) ## the API under load against bare FastAPI, naive Feast and MLflow (needs wrk)
+	$(PY) -m experiments.benchmark_serving
 
 results: $(STAMP) ## docs/results.md and the numbers of README.md, from the last reports
 	$(PY) -m experiments.write_results

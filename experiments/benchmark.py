@@ -64,7 +64,9 @@ def benchmark(times: list[int]) -> Results:
         report["data"].append({"times": n} | row)
     report["ratios"] = ratios(report)
     settings.reports_dir.mkdir(parents=True, exist_ok=True)
-    (settings.reports_dir / "bench.json").write_text(json.dumps(report, indent=1))
+    path = settings.reports_dir / "bench.json"
+    earlier = json.loads(path.read_text()) if path.exists() else {}  # `serving`, by bench-serving
+    path.write_text(json.dumps(earlier | report, indent=1))
     print_ratios(report)
     return report
 

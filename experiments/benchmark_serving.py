@@ -1,0 +1,271 @@
+"""Serving benchmark: the API and its peers under load, in one run on one machine, as ratios.
+
+    python -m experiments.benchmark_serving [--seconds 5]
+
+It needs `wrk` and a champion (`make demo`, or `make ingest features train promote`). Peers, each
+one process: `bare` and `naive` of `serving_peers`, and ``mlflow models serve``, which gets finished
+features and logs nothing. The API logs every prediction to a new SQLite database. With
+ONTIME_REDIS_URL or ONTIME_PREDICTION_DB_URL set, it is also measured on those. Results are in
+``bench.json`` under ``serving``, the picture in ``serving.png``.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import monotonic, sleep
+from typing import Any
+
+import httpx
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import psutil
+
+from experiments.serving_peers import FOLDER, feast_store
+from feature_repo.definitions import definitions
+from ontime.data.timestamps import column_arrays
+from ontime.features.feast_config import open_feature_store
+from ontime.features.historical import load_requests
+from ontime.features.online_store import OnlineFeatures, write_online
+from ontime.problem import DEMO_END, VIEWS, Instance, entity_key_columns, request_of
+from ontime.registry import model_registry
+from ontime.settings import ROOT, Settings
+
+LOADS = ((1, 1), (16, 1), (64, 1), (4, 100))  # connections, instances per request
+START_S = 120.0
+WRK_BODY = """
+wrk.method = "POST"
+wrk.headers["Content-Type"] = "application/json"
+wrk.body = io.open("{path}"):read("*a")
+"""
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Server:
+    name: str
+    process: psutil.Process
+    url: str
+    body: str = ""  # suffix of the files with its request bodies
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+@contextmanager
+def running(
+    name: str, command: list[str], path: str, ready: str, body: str = "", **environment: str
+) -> Iterator[Server]:
+    """A server that was started with ``--port`` and responds at `ready`."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-m", *command, "--port", str(port)],
+        cwd=ROOT,
+        env=os.environ | environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = monotonic() + START_S
+        while True:
+            try:
+                if httpx.get(url + ready, timeout=5).is_success:
+                    break
+            except httpx.TransportError:
+                sleep(0.2)
+            if monotonic() > deadline or process.poll() is not None:
+                raise RuntimeError(
+                    f"{name} must respond at {ready} in {START_S:.0f} s, and did not"
+                )
+        yield Server(name, psutil.Process(process.pid), url + path, body)
+    finally:
+        for child in psutil.Process(process.pid).children(recursive=True):
+            child.terminate()
+        process.terminate()
+        process.wait(timeout=60)
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    times = [each.cpu_times() for each in (process, *process.children(recursive=True))]
+    return sum(each.user + each.system for each in times)
+
+
+def load(server: Server, connections: int, instances: int, seconds: int, folder: Path) -> Row:
+    """Requests per second, latencies and CPU time per request of one server under one load."""
+    script = folder / f"{instances}{server.body}.lua"
+
+    def wrk(seconds: int) -> str:
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency"]
+        command += ["-s", str(script), server.url]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    wrk(1)  # warm
+    before = cpu_seconds(server.process)
+    done = wrk(seconds)
+    used = cpu_seconds(server.process) - before
+    found = re.search(r"(\d+) requests in ([\d.]+)s", done)
+    assert found is not None, done
+    failed = re.search(r"Non-2xx or 3xx responses: (\d+)", done)
+    row = {
+        "server": server.name,
+        "connections": connections,
+        "instances": instances,
+        "requests_per_s": float(found[1]) / float(found[2]),
+        "failed": int(failed[1]) if failed else 0,
+        "p50_ms": milliseconds(done, "50%"),
+        "p99_ms": milliseconds(done, "99%"),
+        "cpu_ms_per_request": 1000 * used / max(int(found[1]), 1),
+    }
+    print(
+        f"  {server.name:<16}{connections:>3} connections {instances:>4} instances "
+        f"{row['requests_per_s']:>9,.0f} requests/s   p50 {row['p50_ms']:>8.2f} ms   "
+        f"p99 {row['p99_ms']:>8.2f} ms   CPU {row['cpu_ms_per_request']:.2f} ms   "
+        f"{row['failed']} failed",
+        flush=True,
+    )
+    return row
+
+
+def milliseconds(output: str, quantile: str) -> float:
+    found = re.search(rf"{quantile}\s+([\d.]+)(us|ms|s|m)\b", output)
+    assert found is not None, output
+    return float(found[1]) * {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4}[found[2]]
+
+
+def prepare(settings: Settings, folder: Path) -> None:
+    """Request bodies of the first hours after the demo, and the peers' store and model.
+
+    Raises:
+        LookupError: if there is no champion.
+    """
+    version = model_registry.resolve(settings, model_registry.CHAMPION)
+    if version is None:
+        raise LookupError("the benchmark needs a champion: run `make demo` first")
+    model = model_registry.load(settings, version)
+    model.save(folder / "model")
+    rows = load_requests(settings)
+    rows = rows[rows.eligible & (rows.event_timestamp > pd.Timestamp(DEMO_END))]
+    rows = rows.sort_values("event_timestamp", kind="stable").head(100)
+    as_of = rows.event_timestamp.min()
+    fields = column_arrays(rows, Instance.model_fields)
+    keys = pd.DataFrame(entity_key_columns(fields))
+    ours, peer = open_feature_store(settings), feast_store(folder)
+    peer.apply(definitions(settings.features_dir))
+    for view in VIEWS:
+        table = pd.read_parquet(settings.features_dir / f"{view.name}.parquet")
+        known = table[table.event_timestamp <= as_of]
+        known = known.merge(keys[list(view.keys)].drop_duplicates(), on=list(view.keys))
+        newest = known.sort_values("event_timestamp").drop_duplicates(list(view.keys), keep="last")
+        write_online(ours, view, newest)
+        write_online(peer, view, newest)
+    read = OnlineFeatures(ours).read(fields, np.full(len(rows), as_of.to_datetime64()))
+    inputs = read.frame[[*model.spec.numeric, *model.spec.categorical]]
+    for n in {instances for _, instances in LOADS}:
+        instances = [request_of(row) for row in rows.head(n).to_dict("records")]
+        write_body(folder, f"{n}", {"as_of": as_of.isoformat(), "instances": instances})
+        frame = json.loads(inputs.head(n).to_json(orient="split"))
+        write_body(folder, f"{n}-mlflow", {"dataframe_split": frame})
+
+
+def write_body(folder: Path, name: str, body: Row) -> None:
+    (folder / f"{name}.json").write_text(json.dumps(body))
+    (folder / f"{name}.lua").write_text(WRK_BODY.format(path=folder / f"{name}.json"))
+
+
+def benchmark(seconds: int) -> Row:
+    """Measure every server under every load, and write ratios.
+
+    Raises:
+        RuntimeError: if wrk is not installed, or a server does not start.
+    """
+    if shutil.which("wrk") is None:
+        raise RuntimeError("the serving benchmark needs the load generator wrk: apt install wrk")
+    settings = Settings()
+    with TemporaryDirectory(prefix="serving-", dir=settings.data_dir) as scratch, ExitStack() as on:
+        folder = Path(scratch)
+        prepare(settings, folder)
+        api = ["serving.server"]
+        peers = ["uvicorn", "--no-access-log", "--factory"]
+        champion = f"models:/{model_registry.MODEL_NAME}@{model_registry.CHAMPION}"
+        model = ["mlflow", "models", "serve", "--env-manager", "local", "-m", champion]
+        embedded = {
+            "ONTIME_REDIS_URL": "",
+            "ONTIME_PREDICTION_DB_URL": f"sqlite:///{folder}/predictions.db",
+        }
+        start = [
+            running("bare", [*peers, "experiments.serving_peers:bare"], "/predict", "/docs"),
+            running(
+                "naive Feast", [*peers, "experiments.serving_peers:naive"], "/predict", "/docs",
+                **{FOLDER: scratch},
+            ),
+            running(
+                "MLflow", model, "/invocations", "/ping", body="-mlflow",
+                MLFLOW_TRACKING_URI=settings.mlflow_url,
+            ),
+            running("ours", api, "/predict", "/ready", **embedded),
+        ]  # fmt: skip
+        if settings.redis_url or not settings.prediction_db_url.startswith("sqlite"):
+            start.append(running("ours, servers", api, "/predict", "/ready"))
+        servers = [on.enter_context(each) for each in start]
+        rows = [load(server, *each, seconds, folder) for each in LOADS for server in servers]
+        workers = [*api, "--workers", "2"]
+        with running("ours, 2 workers", workers, "/predict", "/ready", **embedded) as two:
+            rows.append(load(two, 16, 1, seconds, folder))
+    report = {"rows": rows} | ratios(rows)
+    path = settings.reports_dir / "bench.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    bench = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(bench | {"serving": report}, indent=1))
+    draw(rows, settings.reports_dir / "serving.png")
+    for name, value in ratios(rows).items():
+        print(f"{name:<24}{value:>10.3f}")
+    return report
+
+
+def ratios(rows: list[Row]) -> dict[str, float]:
+    """Throughput against the peers with 16 connections, and what the API promises."""
+    by_load = {(row["server"], row["connections"], row["instances"]): row for row in rows}
+
+    def speed(server: str, connections: int = 16, instances: int = 1) -> float:
+        return float(by_load[server, connections, instances]["requests_per_s"])
+
+    return {
+        "to_bare": speed("ours") / speed("bare"),
+        "to_naive_feast": speed("ours") / speed("naive Feast"),
+        "to_mlflow_serve": speed("ours") / speed("MLflow"),
+        "p99_to_bare": by_load["ours", 16, 1]["p99_ms"] / by_load["bare", 16, 1]["p99_ms"],
+        "idle_p50_ms": by_load["ours", 1, 1]["p50_ms"],
+        "batch_predictions_per_s": 100 * speed("ours", 4, 100),
+        "two_workers_to_one": speed("ours, 2 workers") / speed("ours"),
+    }
+
+
+def draw(rows: list[Row], path: Path) -> None:
+    """Requests per second of each server at one instance per request."""
+    single = pd.DataFrame(rows).query("instances == 1")
+    table = single.pivot_table("requests_per_s", "server", "connections").sort_values(16)
+    figure, axes = plt.subplots(figsize=(8, 4))
+    table.plot.barh(ax=axes, logx=True, xlabel="requests/s, logarithmic", ylabel="")
+    axes.legend(title="connections")
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=int, default=5, help="per load and server")
+    benchmark(parser.parse_args().seconds)
