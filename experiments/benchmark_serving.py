@@ -36,7 +36,7 @@ from feature_repo.definitions import definitions
 from ontime.data.timestamps import column_arrays
 from ontime.features.feast_config import open_feature_store
 from ontime.features.historical import load_requests
-from ontime.features.online_store import OnlineFeatures, write_online
+from ontime.features.online_store import OnlineFeatures, OnlineWriter
 from ontime.problem import DEMO_END, VIEWS, Instance, entity_key_columns, request_of
 from ontime.registry import model_registry
 from ontime.settings import ROOT, Settings
@@ -164,13 +164,14 @@ def prepare(settings: Settings, folder: Path) -> None:
     keys = pd.DataFrame(entity_key_columns(fields))
     ours, peer = open_feature_store(settings), feast_store(folder)
     peer.apply(definitions(settings.features_dir))
+    writer = OnlineWriter(ours)
     for view in VIEWS:
         table = pd.read_parquet(settings.features_dir / f"{view.name}.parquet")
         known = table[table.event_timestamp <= as_of]
         known = known.merge(keys[list(view.keys)].drop_duplicates(), on=list(view.keys))
         newest = known.sort_values("event_timestamp").drop_duplicates(list(view.keys), keep="last")
-        write_online(ours, view, newest)
-        write_online(peer, view, newest)
+        writer.write([(view, newest)])
+        peer.write_to_online_store(view.name, df=newest)
     read = OnlineFeatures(ours).read(fields, np.full(len(rows), as_of.to_datetime64()))
     inputs = read.frame[[*model.spec.numeric, *model.spec.categorical]]
     for n in {instances for _, instances in LOADS}:

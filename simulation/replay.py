@@ -25,7 +25,6 @@ from typing import Any
 import httpx
 import numpy as np
 import pandas as pd
-from feast import FeatureStore
 from prefect import flow
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
@@ -33,7 +32,7 @@ from ontime.data.files import atomic_write
 from ontime.data.timestamps import parse_utc
 from ontime.features.feast_config import open_feature_store
 from ontime.features.historical import load_requests
-from ontime.features.online_store import write_online
+from ontime.features.online_store import OnlineWriter
 from ontime.features.spec import View
 from ontime.problem import (
     DEMO_END,
@@ -234,11 +233,12 @@ def ticks(start: datetime, end: datetime) -> Iterator[datetime]:
         yield start
 
 
-def play_tick(store: FeatureStore, data: ReplayData, client: Client, tick: datetime) -> None:
+def play_tick(writer: OnlineWriter, data: ReplayData, client: Client, tick: datetime) -> None:
     """Write the features, predict the instances and report the outcomes of one tick."""
     before = tick - PREDICTION_INTERVAL
-    for view, rows in data.features:
-        write_online(store, view, between(rows, "event_timestamp", before, tick))
+    writer.write(
+        (view, between(rows, "event_timestamp", before, tick)) for view, rows in data.features
+    )
     client.predict(between(data.requests, "event_timestamp", before, tick), tick)
     client.report(between(data.outcomes, "outcome_known_at", before, tick))
 
@@ -259,12 +259,12 @@ def replay(start: datetime = DEMO_START, end: datetime = DEMO_END) -> Progress:
     if done > start:
         print(f"continues after {progress.last_tick}")
     data = ReplayData.load(settings, start, done, end)
-    store = open_feature_store(settings)
+    writer = OnlineWriter(open_feature_store(settings))
     with httpx.Client(base_url=settings.api_url, timeout=TIMEOUT_S) as http:
         client = Client(http, progress)
         for tick in ticks(done, end):
             started = perf_counter()
-            play_tick(store, data, client, tick)
+            play_tick(writer, data, client, tick)
             if (tick - start) % MONITORING_INTERVAL == timedelta(0):
                 monitor(tick)
             progress.last_tick = tick.isoformat()

@@ -23,6 +23,7 @@ import torch
 
 from ontime.data.tables import Table, read_table, write_table
 from ontime.data.timestamps import column_arrays, utc_datetime64
+from ontime.features.spec import View
 from ontime.problem import SOURCE_TABLES, VIEWS, Instance, read_source
 from ontime.problem import examples as requests_of
 from ontime.settings import Settings
@@ -132,6 +133,13 @@ def read_online(online: "OnlineFeatures", rows: pd.DataFrame, as_of: datetime) -
     return online.read(fields, np.full(len(rows), utc_datetime64(as_of)))
 
 
+def write_online(store: "FeatureStore", view: View, rows: pd.DataFrame) -> None:
+    """Write rows of one view to the online store."""
+    from ontime.features.online_store import OnlineWriter
+
+    OnlineWriter(store).write([(view, rows)])
+
+
 def before(until: datetime, rows: pd.DataFrame, table: Table) -> pd.DataFrame:
     """The rows whose own time, the table's first timestamp column, is before ``until``."""
     stamps = [name for name, column in table.columns.items() if column.dtype == "timestamp"]
@@ -153,7 +161,7 @@ def online_store_at(
     """Opens a new online store that holds the feature rows known at a moment."""
     from feature_repo.definitions import definitions
     from ontime.features.feast_config import open_feature_store
-    from ontime.features.online_store import OnlineFeatures, write_online
+    from ontime.features.online_store import OnlineFeatures
 
     def fill(as_of: datetime) -> OnlineFeatures:
         folder = tmp_path_factory.mktemp("online")

@@ -13,9 +13,9 @@ from feature_repo.definitions import definitions
 from ontime.errors import OnlineStoreUnavailable
 from ontime.features.feast_config import open_feature_store
 from ontime.features.historical import REQUEST_FIELDS
-from ontime.features.online_store import OnlineFeatures, write_online
+from ontime.features.online_store import OnlineFeatures
 from ontime.problem import VIEWS
-from tests.conftest import Dataset, read_online
+from tests.conftest import Dataset, read_online, write_online
 from tests.integration.conftest import RealPostgres, RealRedis
 
 BOUND_S = 6.0  # two seconds each to connect and to read

@@ -15,9 +15,9 @@ import pytest
 
 from monitoring.skew import skew
 from ontime.features.historical import REQUEST_FIELDS
-from ontime.features.online_store import OnlineFeatures, write_online
+from ontime.features.online_store import OnlineFeatures
 from ontime.problem import FEATURE_SPEC, PREDICTION_INTERVAL, VIEWS
-from tests.conftest import Dataset, read_online
+from tests.conftest import Dataset, read_online, write_online
 
 FIRST_DAY, N_DAYS = 34, 7
 STORED = [name for view in VIEWS for name in view.inputs]

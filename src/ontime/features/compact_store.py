@@ -21,7 +21,7 @@ Shapes: n rows, f features of a view.
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -32,7 +32,6 @@ import orjson
 import pandas as pd
 from feast import Entity, FeatureService, FeatureView, RepoConfig
 from feast.infra.online_stores.online_store import OnlineStore
-from feast.infra.passthrough_provider import PassthroughProvider
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.online_response import OnlineResponse
 from feast.protos.feast.serving.ServingService_pb2 import GetOnlineFeaturesResponse
@@ -195,13 +194,19 @@ class CompactOnlineStore(OnlineStore):
         if progress:
             progress(len(data))
 
-    def write_frame(self, config: RepoConfig, view: FeatureView, rows: pd.DataFrame) -> None:
-        """Write rows [n] with the columns of a view's table."""
-        layout = RowLayout.of(config.project, view)
-        keys = layout.keys({name: rows[name].tolist() for name in layout.join_keys})
-        event_us = utc_array(rows["event_timestamp"]).astype(np.int64)
-        values = rows[list(layout.features)].to_numpy(np.float64)
-        self.put(config, keys, layout.pack(event_us, values))
+    def write_frames(
+        self, config: RepoConfig, tables: Iterable[tuple[FeatureView, pd.DataFrame]]
+    ) -> None:
+        """Write rows of several views, with the columns of their tables, in one transaction."""
+        keys: list[bytes] = []
+        values: list[bytes] = []
+        for view, rows in tables:
+            layout = RowLayout.of(config.project, view)
+            keys += layout.keys({name: rows[name].tolist() for name in layout.join_keys})
+            event_us = utc_array(rows["event_timestamp"]).astype(np.int64)
+            values += layout.pack(event_us, rows[list(layout.features)].to_numpy(np.float64))
+        if keys:
+            self.put(config, keys, values)
 
     def update(
         self,
@@ -220,16 +225,6 @@ class CompactOnlineStore(OnlineStore):
     ) -> None:
         for view in tables:
             self.delete(config, view_prefix(config.project, view))
-
-
-class ArrayProvider(PassthroughProvider):
-    """Feast's provider, except that rows are written from a frame as arrays."""
-
-    def ingest_df(
-        self, feature_view: Any, df: pd.DataFrame, field_mapping: dict[str, str] | None = None
-    ) -> None:
-        assert isinstance(self.online_store, CompactOnlineStore)
-        self.online_store.write_frame(self.repo_config, feature_view, df)
 
 
 def _key_columns(layout: RowLayout, keys: Sequence[EntityKey]) -> dict[str, list[Any]]:

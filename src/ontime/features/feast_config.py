@@ -10,7 +10,6 @@ from ontime.settings import Settings
 warnings.simplefilter("ignore", DeprecationWarning)
 
 FEATURE_SERVICE = "prediction_features"
-PROVIDER = "ontime.features.compact_store.ArrayProvider"
 # A name, not {"type": ...}: Feast then imports it, and DuckDB, only for a historical join.
 OFFLINE_STORE = "ontime.features.offline_store.AsofDuckDBOfflineStore"
 CONNECT_TIMEOUT = {"connect_timeout": 5}
@@ -40,7 +39,7 @@ def repo_config(settings: Settings) -> RepoConfig:
         }
     return RepoConfig(
         project="ontime",
-        provider=PROVIDER,
+        provider="local",
         registry=registry,
         online_store=online,
         offline_store=OFFLINE_STORE,

@@ -1,9 +1,11 @@
 """Feast's configuration, and the online read: values that are missing, stale, or from later."""
 
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from ontime.data.timestamps import column_arrays, parse_utc
 from ontime.errors import OnlineStoreUnavailable
 from ontime.features.compact_store import ArrayResponse
 from ontime.features.feast_config import FEATURE_SERVICE, open_feature_store, repo_config
-from ontime.features.online_store import OnlineFeatures, OnlineRead, write_online
+from ontime.features.online_store import OnlineFeatures, OnlineRead
 from ontime.features.spec import View
 from ontime.problem import (
     ENTITY_KEYS,
@@ -32,7 +34,7 @@ from ontime.problem import (
     entity_key_columns,
 )
 from ontime.settings import ROOT, Settings
-from tests.conftest import Dataset, read_online
+from tests.conftest import Dataset, read_online, write_online
 
 REPO = ROOT / "feature_repo"
 AS_OF = parse_utc(EXAMPLE_AS_OF)
@@ -317,6 +319,26 @@ def test_features_in_another_order_in_the_registry_are_not_mixed_up(tmp_path: Pa
     assert {name: found[name][0] for name in WIDE.inputs} == pytest.approx(
         {name: values[name] for name in WIDE.inputs}
     )
+
+
+@each_view
+def test_rows_written_as_arrays_are_those_that_feast_writes(
+    store: FeatureStore, dataset: Dataset, tmp_path: Path, view: View
+) -> None:
+    rows = dataset.rows(view.name).head(300)
+    write_online(store, view, rows)
+    as_arrays = stored_rows(tmp_path)
+    (tmp_path / "feast" / "compact.db").unlink()
+    again = open_feature_store(Settings(data_dir=tmp_path))
+    again.write_to_online_store(view.name, df=rows)
+
+    assert len(as_arrays) > 0
+    assert stored_rows(tmp_path) == as_arrays
+
+
+def stored_rows(data_dir: Path) -> dict[str, bytes]:
+    with closing(sqlite3.connect(data_dir / "feast" / "compact.db")) as online:
+        return dict(online.execute("SELECT key, row FROM rows").fetchall())
 
 
 def test_writing_no_rows_changes_nothing(
