@@ -62,7 +62,7 @@ async def predict(
 
 @routes.post("/explain", responses=WITH_BODY)
 def explain(request: ExplainRequest, state: AppStateDep) -> ExplainResponse:
-    """The contribution of each group of inputs to one probability (Shapley values, 0.2 s)."""
+    """The contribution of each group of inputs to one probability: its exact Shapley value."""
     return state.predictor.explain(request)
 
 
