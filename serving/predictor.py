@@ -23,11 +23,11 @@ import pandas as pd
 from ontime.data.timestamps import utc_times
 from ontime.errors import DuplicateRequest, OnlineStoreUnavailable, PredictionLogUnavailable
 from ontime.problem import EXAMPLE_AS_OF, EXAMPLE_INSTANCE, Instance
-from ontime.storage.prediction_log import PredictionLog
+from ontime.storage.prediction_log import TIME_FIELDS, PredictionLog
 from ontime.storage.schema import Prediction
 from serving.batching import Job, Result
 from serving.model_loader import predict_members
-from serving.model_manager import ModelManager, NoChampion
+from serving.model_manager import DeployedModel, ModelManager, NoChampion
 from serving.observability import Metrics
 from serving.schemas import (
     Contribution,
@@ -69,8 +69,8 @@ class Predictor:
     metrics: Metrics
     shadow: Shadow | None = None
 
-    def predict(self, jobs: Sequence[Job]) -> list[Result]:
-        """The response to each job, or the error that its client gets.
+    def predict(self, jobs: Sequence[Job], again: bool = False) -> list[Result]:
+        """The response to each job, or the error that its client gets. Raises nothing.
 
         All jobs need one read of the features, one forward pass and one commit. If the batch fails
         for a reason that may lie in one of them, each is processed alone.
@@ -79,10 +79,12 @@ class Predictor:
             return self._predict(jobs)
         except UNAVAILABLE as error:
             return [error] * len(jobs)
-        except DuplicateRequest:  # another process logged one of them since it was looked up
-            return self.predict(jobs) if len(jobs) == 1 else self._predict_each(jobs)
         except Exception as error:
-            return [error] if len(jobs) == 1 else self._predict_each(jobs)
+            if len(jobs) > 1:
+                return self._predict_each(jobs)
+            if isinstance(error, DuplicateRequest) and not again:  # logged by another process
+                return self.predict(jobs, again=True)
+            return [error]
 
     def explain(self, request: ExplainRequest) -> ExplainResponse:
         """Shapley values of each group of inputs. They are not logged."""
@@ -139,68 +141,89 @@ class Predictor:
     def _predict_new(self, jobs: Sequence[tuple[str, Job]]) -> list[Result]:
         """The result of each job, by request id; it is logged if it is a response."""
         deployed, taken_at = self.manager.current()
-        model, version = deployed.model, deployed.version
         requests = [job.request for _, job in jobs]
         read = self._read(
             [instance for request in requests for instance in request.instances],
             [request.as_of for request in requests for _ in request.instances],
         )
-        members = predict_members(model, self.features.numeric, read.fields, read.numeric)
-        probability, uncertainty = members.mean(axis=1), members.std(axis=1)
-        decision = probability >= model.metadata["threshold"]
-        valid = (probability >= 0) & (probability <= 1)  # NaN is not
-        responses: list[Result] = []
+        members = predict_members(
+            deployed.model, self.features.numeric, read.fields, read.numeric
+        )  # [n, k]
+        scored = Scored(deployed, taken_at, read, members.mean(axis=1), members.std(axis=1))
+        results: list[Result] = []
         rows: list[Prediction] = []
         first = 0
         for request_id, job in jobs:
-            span = slice(first, first := first + job.size)
-            if not valid[span].all():
-                text = f"version {version} predicted a value outside 0 to 1"
-                responses.append(ArithmeticError(text))
-                continue
-            digest, fields = digest_and_fields(job.request)
-            predictions = [
-                Prediction(
-                    request_id=request_id,
-                    position=position,
-                    trace_id=job.trace_id,
-                    request_digest=digest,
-                    instance_id=instance.instance_id,
-                    model_version=version,
-                    probability=float(probability[i]),
-                    uncertainty=float(uncertainty[i]),
-                    decision=bool(decision[i]),
-                    features=read.numeric[i],
-                    features_missing=read.missing[i],
-                    features_stale=read.stale[i],
-                    as_of=job.request.as_of,
-                    due_at=instance.due_at,
-                    predicted_at=taken_at,
-                    instance=fields[position],
-                )
-                for position, (i, instance) in enumerate(
-                    zip(range(span.start, span.stop), job.request.instances, strict=True)
-                )
-            ]
-            rows += predictions
-            responses.append(
-                PredictResponse(
-                    model_version=version,
-                    predictions=[PredictedInstance.model_validate(p) for p in predictions],
-                )
-            )
+            try:
+                predictions = scored.predictions(request_id, job, first)
+            except ArithmeticError as error:
+                results.append(error)
+            else:
+                rows += predictions
+                logged = [PredictedInstance.model_validate(p) for p in predictions]
+                results.append(PredictResponse(model_version=deployed.version, predictions=logged))
+            first += job.size
         if rows:
-            with self.metrics.log_failures.count_exceptions(PredictionLogUnavailable):
-                self.log.record(rows, self.features.numeric)
-            self.metrics.record_predictions(version, len(rows), read)
+            self._log(rows, scored)
             self.metrics.newest_request.set(max(r.as_of for r in requests).timestamp())
-            if self.shadow is not None and len(rows) == len(probability):
-                self.shadow.enqueue([p.prediction_id for p in rows], read.fields, read.numeric)
-        return responses
+        return results
+
+    def _log(self, rows: Sequence[Prediction], scored: "Scored") -> None:
+        with self.metrics.log_failures.count_exceptions(PredictionLogUnavailable):
+            self.log.record(rows, self.features.numeric)
+        read = scored.read
+        self.metrics.record_predictions(scored.deployed.version, len(rows), read)
+        if self.shadow is not None and len(rows) == len(read.numeric):
+            self.shadow.enqueue([p.prediction_id for p in rows], read.fields, read.numeric)
 
     def _read(self, instances: Sequence[Instance], as_of: Sequence[datetime]) -> "OnlineRead":
         with self.metrics.store_failures.count_exceptions(OnlineStoreUnavailable):
             return self.features.read(instance_columns(instances), utc_times(as_of))
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A batch of n instances with its features and predictions."""
+
+    deployed: DeployedModel
+    taken_at: datetime  # when the model was taken
+    read: "OnlineRead"
+    probability: np.ndarray  # [n]
+    uncertainty: np.ndarray  # [n]
+
+    def predictions(self, request_id: str, job: Job, first: int) -> list[Prediction]:
+        """The log's rows of one job, whose first instance is the batch's `first`.
+
+        Raises:
+            ArithmeticError: if a probability of the job is not from 0 to 1.
+        """
+        version = self.deployed.version
+        own = self.probability[first : first + job.size]
+        if not ((own >= 0) & (own <= 1)).all():  # NaN is not
+            raise ArithmeticError(f"version {version} predicted a value outside 0 to 1")
+        threshold = self.deployed.model.metadata["threshold"]
+        digest, fields = digest_and_fields(job.request)
+        return [
+            Prediction(
+                request_id=request_id,
+                position=position,
+                trace_id=job.trace_id,
+                request_digest=digest,
+                instance_id=instance.instance_id,
+                model_version=version,
+                probability=float(self.probability[i]),
+                uncertainty=float(self.uncertainty[i]),
+                decision=bool(self.probability[i] >= threshold),
+                features=self.read.numeric[i],
+                features_missing=self.read.missing[i],
+                features_stale=self.read.stale[i],
+                as_of=job.request.as_of,
+                due_at=instance.due_at,
+                predicted_at=self.taken_at,
+                instance=fields[position],
+            )
+            for position, (i, instance) in enumerate(enumerate(job.request.instances, first))
+        ]
 
 
 def instance_columns(instances: Sequence[Instance]) -> dict[str, np.ndarray]:
@@ -208,7 +231,7 @@ def instance_columns(instances: Sequence[Instance]) -> dict[str, np.ndarray]:
     columns: dict[str, np.ndarray] = {}
     for name in Instance.model_fields:
         values = [getattr(instance, name) for instance in instances]
-        is_time = isinstance(values[0], datetime)
+        is_time = name in TIME_FIELDS
         columns[name] = utc_times(values) if is_time else np.array(values, dtype=object)
     return columns
 

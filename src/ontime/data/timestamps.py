@@ -42,9 +42,9 @@ def utc_datetime64(moment: datetime) -> np.datetime64:
     return np.datetime64(moment.astimezone(UTC).replace(tzinfo=None), "us")
 
 
-def utc_times(moments: Iterable[datetime]) -> np.ndarray:
-    """Datetimes with a zone as datetime64[us] in UTC, [n]."""
-    return np.array([utc_datetime64(moment) for moment in moments], dtype="datetime64[us]")
+def utc_times(moments: Iterable[datetime | None]) -> np.ndarray:
+    """Datetimes with a zone as datetime64[us] in UTC, [n]; None becomes NaT."""
+    return np.array([moment and utc_datetime64(moment) for moment in moments], "datetime64[us]")
 
 
 def local_time(utc: np.ndarray, zone: str) -> np.ndarray:

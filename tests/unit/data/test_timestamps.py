@@ -12,6 +12,7 @@ from ontime.data.timestamps import (
     parse_utc,
     utc_array,
     utc_datetime64,
+    utc_times,
 )
 
 # With changes at night and at midnight, half-hour offsets, half-hour changes, and none.
@@ -83,3 +84,11 @@ def test_columns_become_arrays_and_timestamps_utc() -> None:
 def test_a_datetime_becomes_a_datetime64_in_utc() -> None:
     moment = datetime(2024, 5, 1, 2, tzinfo=timezone(timedelta(hours=2)))
     assert utc_datetime64(moment) == np.datetime64("2024-05-01T00:00", "us")
+
+
+def test_times_of_any_zone_become_utc_and_none_becomes_nat() -> None:
+    moments = [parse_utc("2001-05-01T12:00:00.000001Z"), None, parse_utc("2001-05-01T14:00+02:00")]
+    found = utc_times(moments)
+    assert found.dtype == "datetime64[us]"
+    assert str(found[0]) == "2001-05-01T12:00:00.000001" and np.isnat(found[1])
+    assert str(found[2]) == "2001-05-01T12:00:00.000000"

@@ -16,10 +16,10 @@ import httpx2
 import pytest
 from starlette.testclient import TestClient
 
-from ontime.errors import PredictionLogUnavailable
+from ontime.errors import DuplicateRequest, PredictionLogUnavailable
 from ontime.problem import EXAMPLE_INSTANCE, Instance
 from ontime.storage.prediction_log import PredictionLog
-from tests.unit.serving.conftest import OpenApi, metric
+from tests.unit.serving.conftest import OpenApi, metric, state_of
 from tests.unit.serving.fakes import (
     AS_OF,
     INSTANCE_ID,
@@ -122,6 +122,25 @@ def test_a_key_belongs_to_one_request(api: TestClient) -> None:
     assert conflict.status_code == 409
     assert conflict.json()["type"] == "/problems/idempotency-key-conflict"
     assert "Idempotency-Key" in conflict.json()["detail"] and conflict.json()["hint"]
+
+
+def test_a_conflict_that_stays_is_an_error_and_the_next_request_works(
+    api: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log says "duplicate" and has no such request; the thread of the batches must survive."""
+    log = state_of(api).log
+    record, calls = log.record, []
+
+    def refuse(*arguments: Any) -> None:
+        calls.append(arguments)
+        raise DuplicateRequest("a request id is in the prediction log already")
+
+    monkeypatch.setattr(log, "record", refuse)
+    assert api.post("/predict", json=request_body(), headers=KEY).status_code == 500
+    assert len(calls) == 2
+
+    monkeypatch.setattr(log, "record", record)
+    assert api.post("/predict", json=request_body()).status_code == 200
 
 
 def test_an_invalid_key_is_rejected(api: TestClient) -> None:
