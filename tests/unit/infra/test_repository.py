@@ -1,0 +1,46 @@
+"""Files for GitHub and editors: they parse, and what they call exists."""
+
+import json
+import re
+
+import yaml
+
+from ontime.settings import ROOT
+
+TARGETS = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def test_dependabot_watches_every_kind_of_pin() -> None:
+    updates = yaml.safe_load((ROOT / ".github" / "dependabot.yml").read_text())["updates"]
+    found = {(update["package-ecosystem"], update["directory"]) for update in updates}
+    assert found == {
+        ("pip", "/"), ("github-actions", "/"), ("docker", "/infra"), ("docker-compose", "/")
+    }  # fmt: skip
+    for _, folder in found:
+        assert (ROOT / folder.strip("/")).is_dir()
+
+
+def test_issue_forms_have_the_fields_that_github_requires() -> None:
+    forms = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))
+    assert len(forms) >= 2
+    for form in forms:
+        content = yaml.safe_load(form.read_text())
+        assert {"name", "description", "body"} <= content.keys()
+        assert all(field["attributes"]["label"] for field in content["body"])
+
+
+def test_hooks_and_the_container_call_what_exists() -> None:
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    for hook in hooks:
+        program, *arguments = hook["entry"].split()
+        assert program == ".venv/bin/python" or arguments[0] in TARGETS
+        assert all((ROOT / name).exists() for name in arguments if name.endswith(".py"))
+    container = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text())
+    assert container["postCreateCommand"].removeprefix("make ") in TARGETS
+
+
+def test_commands_of_the_pull_request_template_exist() -> None:
+    text = (ROOT / ".github" / "pull_request_template.md").read_text()
+    assert set(re.findall(r"`make ([a-z-]+)`", text)) <= TARGETS
+    for name in re.findall(r"`([\w/.]+/[\w/.]+)`", text):
+        assert (ROOT / name).exists(), name
