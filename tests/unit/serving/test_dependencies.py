@@ -2,7 +2,8 @@
 
 import os
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -69,25 +70,29 @@ def test_the_prediction_log_is_migrated_as_soon_as_its_database_responds(
     assert api.post("/predict", json=request_body()).status_code == 200
 
 
-@pytest.fixture
-def full_disk() -> Iterator[Callable[[], None]]:
-    """Makes every write to a file fail."""
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """Every write to a file fails, also those of pytest: the block is as short as can be."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_full_disk_of_the_log_is_not_ready(
-    api: TestClient, full_disk: Callable[[], None], capsys: pytest.CaptureFixture[str]
+    api: TestClient, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`capsys` holds log lines in memory: their file could not be written either."""
     assert api.get("/ready").status_code == 200
-    full_disk()
 
-    response = api.get("/ready")
+    with full_disk():
+        response = api.get("/ready")
 
     assert response.status_code == 503
     assert response.json()["type"] == "/problems/prediction-log-unavailable"
+    assert api.get("/ready").status_code == 200
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])
