@@ -34,6 +34,12 @@ def fill_online_store(settings: Settings, as_of: datetime) -> None:
     ``teardown`` would delete the SQLite file that a running API has open; dropping the views keeps
     it.
     """
+    start = materialization_start(settings.features_dir)
+    if as_of < start:
+        raise ValueError(
+            f"the online store is filled as of a time after the first feature row, which is of "
+            f"{start}; as_of is {as_of}. Its default is DEMO_START of ontime.problem"
+        )
     store = open_feature_store(settings)
     wanted = definitions(settings.features_dir)
     stored = [each for each in wanted if not isinstance(each, Entity)]
@@ -42,7 +48,7 @@ def fill_online_store(settings: Settings, as_of: datetime) -> None:
     store.apply(wanted)
     with warnings.catch_warnings():  # from ibis, about its own call
         warnings.filterwarnings("ignore", "fetch_arrow_table", DeprecationWarning)
-        store.materialize(materialization_start(settings.features_dir), as_of)
+        store.materialize(start, as_of)
 
 
 @flow(name="build_features")

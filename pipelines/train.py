@@ -22,7 +22,7 @@ from ontime.data.splits import Split, split_by_time
 from ontime.data.timestamps import parse_utc
 from ontime.evaluation.comparison import ALL_BASELINES
 from ontime.features.feast_config import open_feature_store
-from ontime.features.historical import build_examples, load_requests
+from ontime.features.historical import build_examples, check_views, load_requests
 from ontime.models.distillation import distill
 from ontime.models.distributed import process_group, rank_and_size
 from ontime.models.trainer import TrainConfig, pick_device
@@ -83,11 +83,13 @@ def train(
 
     Raises:
         UnsatisfiableRule: if the traffic can never meet a minimum of the gate or of monitoring.
+        EmptyView: if a view that is not optional has no value in any training row.
     """
     print(f"train as of {as_of:%Y-%m-%d %H:%M} UTC")
     settings = Settings()
     split, history = load_split(settings, as_of)
     check_traffic(split, as_of)
+    check_views(split.train)
     sizes = ", ".join(f"{len(rows):,} {name}" for name, rows in vars(split).items())
     print(f"  {INSTANCES}: {sizes}")
     version, models, card = fit_and_register(settings, split, history, as_of, device, baselines)

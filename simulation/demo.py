@@ -162,7 +162,11 @@ def prepare(settings: Settings, start: datetime) -> dict[str, Any]:
         results[name] = step()
         seconds[name] = round(perf_counter() - started, 2)
     if not results["promote"]["promote"]:
-        raise RuntimeError(f"the gate rejected the first model: {results['promote']['reasons']}")
+        reasons = "; ".join(results["promote"]["reasons"])
+        raise RuntimeError(
+            f"the gate rejected the first model: {reasons}. A first model must beat the "
+            "FIRST_GATE_BASELINES of ontime.problem"
+        )
     return {
         "seconds": seconds,
         "counts": results["ingest"],

@@ -1,7 +1,7 @@
 """No word of the problem appears outside of it: a fork replaces two folders and nothing else.
 
 The words are the names of the problem's tables, columns, fields, features and slices, the values of
-its example, its zone and its year, and the nouns in ``tests/problem/words.txt``.
+its example, its zone and dates of its year, and the nouns in ``tests/problem/words.txt``.
 """
 
 import re
@@ -58,7 +58,7 @@ def problem_words() -> list[str]:
     nouns = {INSTANCES, *(table.name for table in SOURCE_TABLES)}
     words_file = ROOT / "tests/problem/words.txt"
     nouns |= set(words_file.read_text().splitlines()) if words_file.exists() else set()
-    words = names | codes | {LOCAL_ZONE, str(DEMO_START.year)}
+    words = names | codes | {LOCAL_ZONE}
     words |= {noun.removesuffix("s") for noun in nouns}
     return sorted(word for word in words if len(word) > 1 and word not in GENERIC_NAMES)
 
@@ -93,6 +93,31 @@ def test_no_word_of_the_problem_is_outside_of_it() -> None:
         for match in word.finditer(line)
     ]
     assert not found, "\n".join(found)
+
+
+def test_no_date_of_the_problems_year_is_in_generic_code() -> None:
+    """Tests have dates of their own, and a citation's year is followed by no month."""
+    dates = date_pattern(DEMO_START.year)
+    found = [
+        f"{path}: {match.group()}"
+        for path, text in texts()
+        if path.endswith((".py", ".sql", ".sh", ".yml", ".yaml", ".json"))
+        and not path.startswith((*MAY_NAME_THE_PROBLEM, "tests/", "experiments/"))
+        for match in dates.finditer(text)
+    ]
+    assert not found, "\n".join(found)
+
+
+def date_pattern(year: int) -> re.Pattern[str]:
+    return re.compile(rf"(?<!\d){year}(-\d\d|, ?\d)")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("since 2001-05", True), ("datetime(2001, 5, 1)", True), ("et al., 2001)", False)],
+)
+def test_a_date_is_found_and_a_citation_is_not(text: str, found: bool) -> None:
+    assert bool(date_pattern(2001).search(text)) == found
 
 
 def test_the_problem_itself_is_found() -> None:

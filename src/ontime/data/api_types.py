@@ -39,7 +39,7 @@ def _to_utc(value: object) -> datetime:
     except ValueError:
         moment = None
     if moment is None:
-        raise PydanticCustomError("time", "a time is ISO 8601 text, like 2024-05-01T14:05-04:00")
+        raise PydanticCustomError("time", "a time is ISO 8601 text, like 2001-05-01T14:05-04:00")
     if moment.tzinfo is None:
         raise PydanticCustomError("offset", "a time has an offset, like 14:05-04:00 or 18:05Z")
     if not EARLIEST <= moment <= LATEST:
@@ -50,5 +50,5 @@ def _to_utc(value: object) -> datetime:
 UtcTime = Annotated[
     datetime,
     BeforeValidator(_to_utc),
-    WithJsonSchema({"type": "string", "format": "date-time", "example": "2024-05-01T14:05-04:00"}),
+    WithJsonSchema({"type": "string", "format": "date-time", "example": "2001-05-01T14:05-04:00"}),
 ]

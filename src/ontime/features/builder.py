@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from ontime.data.tables import write_table
-from ontime.features.spec import View
+from ontime.features.spec import EmptyView, View
 from ontime.problem import INTERMEDIATE_TABLES, SQL_FOLDER, SQL_MACROS, VIEWS
 
 DUCKDB_TYPES = {
@@ -23,10 +23,6 @@ DUCKDB_TYPES = {
     "float64": "DOUBLE",
     "timestamp": "TIMESTAMPTZ",
 }
-
-
-class EmptyView(ValueError):
-    """A view that is not optional has no row."""
 
 
 def read_sql(name: str) -> str:

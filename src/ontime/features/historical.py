@@ -11,9 +11,11 @@ from feast import FeatureStore
 from ontime.data.tables import read_tables
 from ontime.data.timestamps import column_arrays, utc_array
 from ontime.features.feast_config import FEATURE_SERVICE
+from ontime.features.spec import EmptyView
 from ontime.problem import (
     FEATURE_SPEC,
     SOURCE_TABLES,
+    VIEWS,
     Instance,
     entity_key_columns,
     examples,
@@ -62,6 +64,24 @@ def build_examples(store: FeatureStore, requests: pd.DataFrame) -> pd.DataFrame:
     fields = {name: requests[name] for name in (*REQUEST_FIELDS, *OUTCOME_COLUMNS)}
     numeric = {name: features[name].astype(np.float32) for name in FEATURE_SPEC.numeric}
     return pd.DataFrame({name: joined[name] for name in rows} | fields | numeric)
+
+
+def check_views(rows: pd.DataFrame) -> None:
+    """Raise EmptyView if a view that is not optional gives no example a value.
+
+    A table may have rows and still match no example: rows of another year, or keys of another form.
+
+    Args:
+        rows: examples of `build_examples`, also a part of them.
+    """
+    for view in VIEWS:
+        if not view.optional and rows[list(view.inputs)].isna().all(axis=None):
+            first, last = rows.event_timestamp.min(), rows.event_timestamp.max()
+            raise EmptyView(
+                f"a view has a value in some example unless it is declared optional; {view.name} "
+                f"has none in {len(rows):,} examples from {first} to {last}. Compare the times and "
+                f"the keys ({', '.join(view.keys)}) of its table with theirs, or set optional=True"
+            )
 
 
 def join_features(store: FeatureStore, rows: pd.DataFrame) -> pd.DataFrame:

@@ -16,6 +16,10 @@ class FeatureSpecError(ValueError):
     """The declared features contradict each other; the message states rule and value."""
 
 
+class EmptyView(ValueError):
+    """A view has no rows, or none for any example, and is not declared optional."""
+
+
 @dataclass(frozen=True)
 class View:
     """One feature view: a Parquet table, a Feast feature view, and a group of model inputs.

@@ -10,14 +10,13 @@ import pytest
 from ontime.data.tables import check_table
 from ontime.features import builder
 from ontime.features.builder import (
-    EmptyView,
     build_features,
     grid_end,
     materialization_start,
     read_sql,
     write_features,
 )
-from ontime.features.spec import View
+from ontime.features.spec import EmptyView, View
 from ontime.problem import INTERMEDIATE_TABLES, SQL_FOLDER, VIEWS
 from tests.conftest import Dataset, Source
 
@@ -66,7 +65,7 @@ def test_rows_follow_their_schema_and_their_order_up_to_the_end(
     dataset: Dataset, view: View
 ) -> None:
     rows = dataset.rows(view.name)
-    assert len(rows) > 100
+    assert len(rows) > 0
     check_table(rows, view.table)
     assert rows.event_timestamp.is_monotonic_increasing
     assert rows.event_timestamp.max() <= dataset.until

@@ -1,5 +1,6 @@
 """Examples: every eligible request once, with its features."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,13 +9,24 @@ import pandas as pd
 import pyarrow
 import pytest
 
+from ontime.features import historical
 from ontime.features.historical import (
     REQUEST_FIELDS,
     RowCountMismatch,
     build_examples,
+    check_views,
     load_requests,
 )
-from ontime.problem import ENTITY_KEYS, FEATURE_SPEC
+from ontime.features.spec import EmptyView, View
+from ontime.problem import (
+    ENTITY_KEYS,
+    FEATURE_SPEC,
+    VIEWS,
+    Instance,
+    Outcome,
+    outcome_of,
+    request_of,
+)
 from tests.conftest import Dataset
 
 
@@ -108,3 +120,29 @@ def test_the_examples_of_some_requests_are_those_of_all(
     expected = examples[examples.instance_id.isin(some.instance_id)].reset_index(drop=True)
     pd.testing.assert_frame_equal(built, expected, check_exact=True)
     assert np.isin(some.instance_id[some.eligible], built.instance_id).all()
+
+
+@pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.name)
+def test_a_view_that_matches_no_example_is_refused_unless_it_is_optional(
+    examples: pd.DataFrame, view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with rows of another year, or keys of another form: every value is missing."""
+    check_views(examples)
+    unmatched = examples.assign(**dict.fromkeys(view.inputs, np.nan))
+
+    with pytest.raises(EmptyView, match=f"{view.name} has none in {len(examples):,} examples"):
+        check_views(unmatched)
+
+    views = [replace(each, optional=each is view) for each in VIEWS]
+    monkeypatch.setattr(historical, "VIEWS", views)
+    check_views(unmatched)
+
+
+def test_every_id_of_the_table_is_the_id_that_the_api_computes(dataset: Dataset) -> None:
+    """A problem computes it twice, for tables and for requests: they must not differ in a zone."""
+    rows = dataset.requests.to_dict("records")
+    computed = [Outcome.model_validate(outcome_of(row)).instance_id for row in rows]
+    assert computed == [row["instance_id"] for row in rows]
+    eligible = [row for row in rows if row["eligible"]]
+    computed = [Instance.model_validate(request_of(row)).instance_id for row in eligible]
+    assert computed == [row["instance_id"] for row in eligible]
