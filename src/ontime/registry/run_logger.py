@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 REFERENCE_ROWS = 5_000
+MAX_DESCRIPTION = 5_000  # characters
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,17 @@ class TrainingResult:
     tags: dict[str, str] = field(default_factory=dict)
 
 
+def describe(card: str) -> str:
+    """The model card as a description in the registry: cut at a line if it is too long.
+
+    MLflow's column has 5,000 characters. SQLite accepts more, Postgres rejects the version.
+    """
+    if len(card) <= MAX_DESCRIPTION:
+        return card
+    rest = "\n\nThe rest is in model_card.md, an artifact of the run."
+    return card[: card.rindex("\n", 0, MAX_DESCRIPTION - len(rest))] + rest
+
+
 def log_training(settings: Settings, result: TrainingResult) -> str:
     """Log a run, register its model as challenger, and return the new version."""
     with wrap_mlflow_errors():
@@ -70,7 +82,7 @@ def log_training(settings: Settings, result: TrainingResult) -> str:
             info = _log_model(result)
         client = mlflow.MlflowClient()
         version = str(info.registered_model_version)
-        client.update_model_version(MODEL_NAME, version, description=result.model_card)
+        client.update_model_version(MODEL_NAME, version, description=describe(result.model_card))
         with tempfile.TemporaryDirectory() as scratch:  # saving again gives the same bytes
             result.model.save(Path(scratch))
             digest = weights_digest(Path(scratch))

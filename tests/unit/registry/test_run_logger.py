@@ -7,7 +7,13 @@ import pandas as pd
 import pytest
 
 from ontime.models.serialization import TrainedModel
-from ontime.registry.run_logger import TrainingResult, data_digest, metric_points
+from ontime.registry.run_logger import (
+    MAX_DESCRIPTION,
+    TrainingResult,
+    data_digest,
+    describe,
+    metric_points,
+)
 from tests.unit.models.conftest import model as model  # the fixture
 
 
@@ -41,3 +47,16 @@ def test_the_digest_changes_with_values_names_and_order(change: str) -> None:
     }[change]
     assert len(data_digest(rows)) == 32
     assert data_digest(rows) == data_digest(rows.copy()) != data_digest(changed)
+
+
+def test_a_description_is_cut_at_a_line_and_says_where_the_rest_is() -> None:
+    short = "# Card\n\nA line.\n"
+    assert describe(short) == short
+
+    card = "\n".join(f"| row {i} | {i / 7:.4f} |" for i in range(400))
+    found = describe(card)
+
+    *lines, empty, rest = found.split("\n")
+    assert MAX_DESCRIPTION - 40 < len(found) <= MAX_DESCRIPTION < len(card)
+    assert lines == card.split("\n")[: len(lines)]
+    assert (empty, rest) == ("", "The rest is in model_card.md, an artifact of the run.")
