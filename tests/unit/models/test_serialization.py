@@ -40,6 +40,7 @@ def test_a_loaded_model_is_the_saved_one_bit_for_bit(model: TrainedModel, saved:
     assert loaded.network.config == model.network.config
 
 
+@pytest.mark.slow
 def test_a_model_loads_without_what_the_serving_image_lacks(saved: Path) -> None:
     """Nor does it import torch's compiler, which takes seconds and needs sympy."""
     program = f"""

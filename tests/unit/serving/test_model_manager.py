@@ -104,19 +104,20 @@ def test_a_request_in_progress_finishes_with_the_model_it_took(
 
     def wait() -> None:
         started.set()
-        resume.wait(60)
+        assert resume.wait(60)
 
     old.before_predict = wait
 
-    with ThreadPoolExecutor(1) as client:
-        in_progress = client.submit(api.post, "/predict", json=request_body())
+    with ThreadPoolExecutor(2) as clients:
+        in_progress = clients.submit(api.post, "/predict", json=request_body())
         assert started.wait(60)
         promote(registry, "2", probability=0.75)
         assert api.post("/model/reload").json()["swapped"]
-        assert api.post("/predict", json=request_body()).json()["model_version"] == "2"
+        next_batch = clients.submit(api.post, "/predict", json=request_body())
         resume.set()
 
     assert in_progress.result().json()["model_version"] == "1"
+    assert next_batch.result().json()["model_version"] == "2"
 
 
 def test_a_rejected_version_is_tried_again_by_reload_only(

@@ -20,6 +20,8 @@ from ontime.settings import ROOT
 from ontime.storage.prediction_log import PredictionLog
 from tests.unit.serving.fakes import FakeRegistry, fake_settings, request_body
 
+pytestmark = pytest.mark.slow
+
 N_WORKERS, N_REQUESTS = 2, 60
 PROGRAM = """
 from serving.server import run_workers
