@@ -18,7 +18,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -74,7 +74,7 @@ def running(
     process = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-m", *command, "--port", str(port)],
         cwd=ROOT,
-        env=os.environ | environment,
+        env=os.environ | {"PATH": path_with_environment()} | environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -92,10 +92,16 @@ def running(
                 )
         yield Server(name, psutil.Process(process.pid), url + path, body)
     finally:
-        for child in psutil.Process(process.pid).children(recursive=True):
-            child.terminate()
+        with suppress(psutil.NoSuchProcess):  # it ended by itself
+            for child in psutil.Process(process.pid).children(recursive=True):
+                child.terminate()
         process.terminate()
         process.wait(timeout=60)
+
+
+def path_with_environment() -> str:
+    """MLflow starts uvicorn by its name."""
+    return f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
 
 def cpu_seconds(process: psutil.Process) -> float:
