@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 
-from serving.schemas import PredictRequest, PredictResponse
+from serving.schemas import MAX_INSTANCES, PredictRequest, PredictResponse
 
-MAX_BATCH = 512  # instances; at least MAX_INSTANCES of one request
-MAX_QUEUED = 4_096  # instances; a second of work
+MAX_BATCH = MAX_INSTANCES  # the largest request is a batch of its own
+MAX_QUEUED = 4_096  # instances
 
 
 class QueueFull(RuntimeError):

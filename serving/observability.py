@@ -191,9 +191,7 @@ def configure_logging() -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
-        structlog.processors.JSONRenderer(
-            lambda line, default: orjson.dumps(line, default).decode()
-        ),
+        structlog.processors.JSONRenderer(_as_json),
         redact_passwords,
     ]
     level = structlog.make_filtering_bound_logger(logging.INFO)
