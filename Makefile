@@ -38,8 +38,8 @@ export PIP_NO_INPUT := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help setup ingest features train promote serve monitor retrain rollback score export demo \
-	replay scheduled-baseline backtest tune reproduce bench bench-serving results check test e2e lint typecheck \
-	unit rename fork-check clean
+	replay scheduled-baseline backtest tune reproduce bench bench-serving results check test e2e \
+	lint typecheck unit rename fork-check clean
 .DEFAULT_GOAL := help
 
 help:

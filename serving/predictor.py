@@ -173,7 +173,11 @@ class Predictor:
             self.log.record(rows, self.features.numeric)
         read = scored.read
         self.metrics.record_predictions(scored.deployed.version, len(rows), read)
-        if self.shadow is not None and len(rows) == len(read.numeric):
+        if self.shadow is None:
+            return
+        if len(rows) < len(read.numeric):  # the champion failed for a request of the batch
+            self.metrics.shadow.labels("dropped").inc()
+        else:
             self.shadow.enqueue([p.prediction_id for p in rows], read.fields, read.numeric)
 
     def _read(self, instances: Sequence[Instance], as_of: Sequence[datetime]) -> "OnlineRead":
