@@ -18,6 +18,7 @@ from ontime.problem import QUESTION
 from ontime.settings import Settings
 from ontime.storage.prediction_log import PredictionLog
 from ontime.storage.schema import LoggedOutcome
+from ontime.storage.serving_history import ServingHistory
 from serving import errors
 from serving.batching import Batcher, Job
 from serving.body_limit import BodyLimitMiddleware
@@ -90,7 +91,7 @@ def model(state: AppStateDep) -> ModelResponse:
 @routes.get("/model/history")
 def history(state: AppStateDep) -> list[DeploymentRow]:
     """Which version was deployed when, and why it changed; oldest first."""
-    return [DeploymentRow.model_validate(row) for row in state.log.history()]
+    return [DeploymentRow.model_validate(row) for row in ServingHistory(state.log).rows()]
 
 
 @routes.post("/model/reload", responses={409: PROBLEM_RESPONSE})

@@ -23,6 +23,7 @@ from datetime import UTC, datetime
 import structlog
 
 from ontime.errors import Unavailable
+from ontime.storage.serving_history import ServingHistory
 from serving.model_loader import Model, ModelLoader, ModelRejected
 from serving.observability import Metrics
 from serving.schemas import SyncError
@@ -55,6 +56,7 @@ class ModelManager:
         self.metrics = metrics
         self.deployed: DeployedModel | None = None
         self.last_sync_error: SyncError | None = None
+        self._history = ServingHistory(loader.log)
         self._swap_lock = threading.Lock()  # orders `current` and swaps; held for a microsecond
         self._sync_lock = threading.Lock()  # one sync at a time
         self._rejected: str | None = None
@@ -142,7 +144,7 @@ class ModelManager:
         while self._unrecorded:
             new = self._unrecorded[0]
             trained_through = new.model.metadata.get("trained_through")
-            since = self.loader.log.record_deployment(new.version, new.since, trained_through)
+            since = self._history.record(new.version, new.since, trained_through)
             self._unrecorded.pop(0)
             if self.deployed is new:
                 self.deployed = replace(new, since=since)

@@ -16,11 +16,11 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
-from sqlalchemy import Connection, Executable, Table, func, insert, select, update
+from sqlalchemy import Connection, Executable, Table, func, insert, select
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -36,7 +36,6 @@ from ontime.storage.schema import (
     OUTCOMES,
     PREDICTIONS,
     SCHEMA_VERSION,
-    SERVING_HISTORY,
     SHADOW_PREDICTIONS,
     LoggedOutcome,
     OutcomeCounts,
@@ -89,7 +88,7 @@ class PredictionLog:
         same = {"feature_set": self._feature_set(feature_names)}
         rows = [vars(p) | same | {"prediction_id": p.prediction_id} for p in predictions]
         try:
-            with self._transaction() as connection:
+            with self.transaction() as connection:
                 connection.execute(insert(PREDICTIONS), rows)
         except IntegrityError as error:
             raise DuplicateRequest("a request id is in the prediction log already") from error
@@ -111,7 +110,7 @@ class PredictionLog:
             {"prediction_id": name, "model_version": version, "probability": probability}
             for name, probability in zip(prediction_ids, probabilities.tolist(), strict=True)
         ]
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             connection.execute(insert(SHADOW_PREDICTIONS), rows)
 
     def record_outcomes(self, outcomes: Sequence[LoggedOutcome]) -> OutcomeCounts:
@@ -122,7 +121,7 @@ class PredictionLog:
             return self._record_outcomes(outcomes)
 
     def _record_outcomes(self, outcomes: Sequence[LoggedOutcome]) -> OutcomeCounts:
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             first = _logged_outcomes(connection, {outcome.instance_id for outcome in outcomes})
             accepted, contradicting = [], []
             for outcome in outcomes:
@@ -180,33 +179,6 @@ class PredictionLog:
             {row["prediction_id"]: row["probability"] for row in rows}, dtype="float64"
         )
 
-    def record_deployment(
-        self, version: str, at: datetime, trained_through: str | None
-    ) -> datetime:
-        """Write that a version is deployed from `at` on; returns since when it is deployed.
-
-        A restart or a second replica with the same version continues its row.
-        """
-        table = SERVING_HISTORY
-        with self._transaction() as connection:
-            latest = select(table).order_by(table.c.id.desc()).limit(1)
-            last = connection.execute(latest).mappings().first()
-            if last is not None and last["version"] == version:
-                return cast("datetime", last["serving_since"])
-            connection.execute(update(table).where(table.c.until.is_(None)).values(until=at))
-            row = {
-                "version": version,
-                "reason": _reason(last["version"] if last else None, version),
-                "trained_through": trained_through,
-                "serving_since": at,
-            }
-            connection.execute(insert(table), row)
-        return at
-
-    def history(self) -> list[dict[str, Any]]:
-        """Which version was deployed when, and why it changed; oldest first."""
-        return self.rows(select(SERVING_HISTORY).order_by(SERVING_HISTORY.c.id))
-
     def counts(self) -> dict[str, int]:
         """Number of rows per table."""
         return {
@@ -216,20 +188,20 @@ class PredictionLog:
 
     def check(self) -> None:
         """Raise unless the database has this code's schema and can be written and read."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             self._health.check(connection)
 
     def rows(self, query: Executable) -> list[dict[str, Any]]:
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 
     def write(self, statement: Executable) -> None:
         """Run one statement in a transaction of its own."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             connection.execute(statement)
 
     def _frame(self, query: Executable) -> pd.DataFrame:
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             result = connection.execute(query)
             frame = pd.DataFrame(result.all(), columns=list(result.keys()))
         instances = pd.DataFrame(frame.pop("instance").tolist(), columns=INSTANCE_FIELDS)
@@ -247,13 +219,13 @@ class PredictionLog:
     def _feature_set(self, names: Sequence[str]) -> str:
         key = hashlib.blake2b("\n".join(names).encode(), digest_size=8).hexdigest()
         if key not in self._feature_sets:
-            with suppress(IntegrityError), self._transaction() as connection:  # another process
+            with suppress(IntegrityError), self.transaction() as connection:  # another process
                 connection.execute(insert(FEATURE_SETS), {"feature_set": key, "names": names})
             self._feature_sets.add(key)
         return key
 
     @contextmanager
-    def _transaction(self) -> Iterator[Connection]:
+    def transaction(self) -> Iterator[Connection]:
         with self._domain_errors(), self.engine.begin() as connection:
             if not self._migrated:
                 check_revision(connection)
@@ -291,10 +263,3 @@ def _count_predicted(connection: Connection, instance_ids: Sequence[str]) -> int
     instance_id = PREDICTIONS.c.instance_id
     query = select(func.count(instance_id.distinct())).where(instance_id.in_(instance_ids))
     return int(connection.execute(query).scalar_one())
-
-
-def _reason(before: str | None, version: str) -> str:
-    """Registry versions increase, so that a lower number is a rollback."""
-    if before is None:
-        return "start"
-    return "rollback" if int(version) < int(before) else "promotion"

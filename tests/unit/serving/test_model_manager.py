@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 
 from ontime.errors import PredictionLogUnavailable
 from ontime.storage.prediction_log import PredictionLog
+from ontime.storage.serving_history import ServingHistory
 from tests.unit.serving.conftest import OpenApi, deployed_version, state_of
 from tests.unit.serving.fakes import AS_OF, FakeModel, FakeRegistry, load_fake, request_body
 
@@ -83,7 +84,7 @@ def test_swaps_under_load_fail_no_request_and_history_and_log_agree(
         row = logged.loc[body["predictions"][0]["prediction_id"]]
         assert row.model_version == body["model_version"]
         assert row.probability == probability[body["model_version"]]
-    history = log.history()
+    history = ServingHistory(log).rows()
     assert [row["version"] for row in history] == list("12121212121")
     for row in logged.itertuples():
         (deployed,) = [
@@ -186,7 +187,7 @@ def test_a_swap_that_is_not_in_the_history_is_written_by_the_next_poll(
 
     promote(registry, "2", probability=0.75)
     with monkeypatch.context() as patch:
-        patch.setattr(state_of(api).log, "record_deployment", unavailable)
+        patch.setattr(ServingHistory, "record", unavailable)
         assert api.post("/model/reload").status_code == 503
     assert len(api.get("/model/history").json()) == 1
 
@@ -219,7 +220,7 @@ def test_a_history_that_cannot_be_written_does_not_prevent_the_next_swap(
         raise ValueError("a value that the database cannot hold")
 
     with monkeypatch.context() as patch:
-        patch.setattr(state_of(api).log, "record_deployment", broken)
+        patch.setattr(ServingHistory, "record", broken)
         for version in ("2", "3"):
             promote(registry, version, probability=0.75)
             assert api.post("/model/reload").status_code == 500

@@ -18,6 +18,7 @@ import pytest
 
 from ontime.settings import ROOT
 from ontime.storage.prediction_log import PredictionLog
+from ontime.storage.serving_history import ServingHistory
 from tests.unit.serving.fakes import FakeRegistry, fake_settings, request_body
 
 pytestmark = pytest.mark.slow
@@ -91,7 +92,7 @@ def test_each_request_is_answered_once_whoever_answers(url: str, folder: Path) -
     assert all(len(texts) == 1 for texts in by_key.values())
     log = PredictionLog(fake_settings(folder).prediction_db_url)
     assert log.counts()["predictions"] == N_REQUESTS // 2
-    assert [row["reason"] for row in log.history()] == ["start"]
+    assert [row["reason"] for row in ServingHistory(log).rows()] == ["start"]
     log.close()
 
 

@@ -184,26 +184,6 @@ def test_concurrent_reports_are_accepted_once(log: PredictionLog) -> None:
     assert sum(count.contradictions for count in counts) == 0
 
 
-def test_the_history_says_why_the_version_changed(log: PredictionLog) -> None:
-    at = [TEN + i * HOUR for i in range(5)]
-    for time, version in zip(at, ["9", "10", "9", "10"], strict=False):
-        assert log.record_deployment(version, time, trained_through=None) == time
-
-    history = log.history()
-
-    assert [row["version"] for row in history] == ["9", "10", "9", "10"]
-    assert [row["reason"] for row in history] == ["start", "promotion", "rollback", "promotion"]
-    assert [row["serving_since"] for row in history] == at[:4]
-    assert [row["until"] for row in history] == [*at[1:4], None]
-
-
-def test_a_restart_continues_the_row_of_the_version(log: PredictionLog) -> None:
-    log.record_deployment("1", TEN, trained_through="2024-05-01")
-
-    assert log.record_deployment("1", TEN + HOUR, trained_through="2024-05-01") == TEN
-    assert len(log.history()) == 1
-
-
 def test_shadow_scores_are_separate_from_the_returned_predictions(log: PredictionLog) -> None:
     log.record([prediction()], NAMES)
     log.record_shadow("2", ["r1-0"], np.array([0.75]))
