@@ -3,6 +3,7 @@
 
 PYTHON ?= python3.13 python3.12 python3.11 python3# the first that is 3.11 or newer
 WORKERS ?= 1
+TEST_PROCESSES ?= 2# each has its own tables and servers, about 2 GB
 PORT ?= 9000# above 8000 to 8999, where Prefect starts its temporary server
 # Without a default here, because the code has one: AS_OF, START, END, DAYS, MODEL, TRIALS.
 
@@ -108,7 +109,8 @@ check: $(STAMP) ## lint, types, import contracts and the fast tests, within a mi
 	@$(MAKE) --no-print-directory --jobs=2 lint typecheck unit
 
 test: lint typecheck ## every check: lint, types, import contracts, all tests with coverage
-	$(PY) -m pytest --cov --cov-report=term --durations=10
+	$(PY) -m pytest --numprocesses=$(TEST_PROCESSES) --dist=loadfile --no-loadscope-reorder \
+		--cov --cov-report=term --durations=10
 
 e2e: $(STAMP) ## the compose stack, up, with faults, and down again: Docker with Compose v2 and 8 GB
 	$(PY) -m pytest tests/e2e -m e2e -v --durations=10

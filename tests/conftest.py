@@ -9,7 +9,7 @@ test file without data starts at once.
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -92,9 +92,8 @@ class Dataset:
         return read_table(self.settings.features_dir / f"{view}.parquet")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _folders() -> Iterator[None]:
-    yield
+def pytest_sessionfinish() -> None:
+    """Remove the folder of this process: `make test` runs the tests in several."""
     shutil.rmtree(HOME, ignore_errors=True)
 
 
