@@ -12,6 +12,7 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import FileResponse, Response
+from fastapi.telemetry import TelemetryConfig
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from ontime.problem import QUESTION
@@ -47,6 +48,8 @@ from serving.schemas import (
 )
 
 routes = APIRouter(responses=dict.fromkeys((422, 500, 503), PROBLEM_RESPONSE))
+# Otherwise FastAPI asks OpenTelemetry for its providers on every request, and none is configured.
+NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
 WITH_BODY: dict[int | str, dict[str, Any]] = dict.fromkeys((400, 413), PROBLEM_RESPONSE)
 
 
@@ -151,7 +154,7 @@ def create_app(
             yield
 
     configure_logging()
-    app = FastAPI(title="ontime", description=QUESTION, lifespan=lifespan)
+    app = FastAPI(title="ontime", description=QUESTION, lifespan=lifespan, telemetry=NO_TELEMETRY)
     app.include_router(routes)
     app.add_middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes)
     app.add_middleware(RequestMiddleware, metrics=app_metrics)

@@ -1,18 +1,22 @@
 """Dynamic batching: requests that arrive together are predicted together.
 
-One thread processes batches. While it works, requests queue; the next batch takes all of them, up
-to a number of instances. An idle service therefore starts at once, and a busy one needs one read of
-the online store, one forward pass and one commit for many requests. Triton, Ray Serve and BentoML
-call the same scheme dynamic or adaptive batching; unlike there, waiting for more requests while the
-thread is idle (`max_wait_s`) is off by default.
+One thread processes one batch at a time. While it works, requests queue; the next batch takes all
+of them, up to a number of instances. A busy service therefore needs one read of the online store,
+one forward pass and one commit for many requests. Triton, Ray Serve and BentoML call the same
+scheme dynamic or adaptive batching; unlike there, waiting for more requests while nothing else is
+to be done (`max_wait_s`) is off by default.
+
+A batch starts when the event loop has passed on every request that has arrived. Responses of one
+batch leave together and the next requests of their clients arrive together: a batch that started
+with the first of them would hold one request, and the others would wait for its commit.
 """
 
 import asyncio
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from time import monotonic
 
 from serving.schemas import MAX_INSTANCES, PredictRequest, PredictResponse
 
@@ -39,10 +43,15 @@ class Job:
 
 Result = PredictResponse | Exception
 Waiting = tuple[Job, "asyncio.Future[PredictResponse]"]
+# A request is read from its socket in one iteration of the event loop and reaches `submit` in the
+# next, and a callback runs before what its iteration read: after three, nothing is on its way.
+QUIET_ITERATIONS = 3
 
 
 class Batcher:
-    """A queue of jobs and the thread that processes them in batches.
+    """Jobs that wait, and the thread that processes them in batches.
+
+    All attributes belong to the event loop; the thread receives batches and returns results.
 
     Args:
         process: returns the result of each job, in order; raises nothing.
@@ -53,8 +62,10 @@ class Batcher:
         self, process: Callable[[Sequence[Job]], Sequence[Result]], max_wait_s: float = 0.0
     ) -> None:
         self._process, self._max_wait_s = process, max_wait_s
-        self._queue: queue.SimpleQueue[Waiting | None] = queue.SimpleQueue()
-        self._queued = 0  # instances that were submitted and have no result; event loop only
+        self._waiting: deque[Waiting] = deque()
+        self._queued = 0  # instances that were submitted and have no result
+        self._busy = False  # a batch is gathered or processed
+        self._batches: queue.SimpleQueue[list[Waiting] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="batches", daemon=True)
 
     def start(self) -> None:
@@ -63,8 +74,10 @@ class Batcher:
         self._thread.start()
 
     def stop(self) -> None:
-        """Process what is queued, then end the thread."""
-        self._queue.put(None)
+        """Process what waits, then end the thread."""
+        while self._waiting:
+            self._batches.put(self._next_batch())
+        self._batches.put(None)
         self._thread.join()
 
     async def submit(self, job: Job) -> PredictResponse:
@@ -80,25 +93,33 @@ class Batcher:
             )
         future: asyncio.Future[PredictResponse] = self._loop.create_future()
         self._queued += job.size
-        self._queue.put((job, future))
+        self._waiting.append((job, future))
+        if not self._busy:
+            self._busy = True
+            if self._max_wait_s > 0:
+                self._loop.call_later(self._max_wait_s, self._gather, 0, 0)
+            else:
+                self._loop.call_soon(self._gather, 0, 0)
         return await future
 
+    def _gather(self, n_before: int, quiet: int) -> None:
+        """Start a batch once no job came in `QUIET_ITERATIONS` iterations of the event loop."""
+        quiet = quiet + 1 if len(self._waiting) == n_before else 0
+        if quiet < QUIET_ITERATIONS and len(self._waiting) < MAX_BATCH:
+            self._loop.call_soon(self._gather, len(self._waiting), quiet)
+        elif self._waiting:  # not emptied by `stop`
+            self._batches.put(self._next_batch())
+
+    def _next_batch(self) -> list[Waiting]:
+        batch = [self._waiting.popleft()]
+        size = batch[0][0].size
+        while self._waiting and size + self._waiting[0][0].size <= MAX_BATCH:
+            batch.append(self._waiting.popleft())
+            size += batch[-1][0].size
+        return batch
+
     def _work(self) -> None:
-        ahead: list[Waiting | None] = []  # taken from the queue, and too large for the last batch
-        while (first := ahead.pop() if ahead else self._queue.get()) is not None:
-            batch, size = [first], first[0].size
-            deadline = monotonic() + self._max_wait_s
-            while True:
-                wait_s = deadline - monotonic()
-                try:
-                    following = self._queue.get(block=wait_s > 0, timeout=max(wait_s, 0.0))
-                except queue.Empty:
-                    break
-                if following is None or size + following[0].size > MAX_BATCH:
-                    ahead.append(following)
-                    break
-                batch.append(following)
-                size += following[0].size
+        while (batch := self._batches.get()) is not None:
             results = self._process([job for job, _ in batch])
             self._loop.call_soon_threadsafe(self._resolve, batch, results)
 
@@ -111,3 +132,6 @@ class Batcher:
                 future.set_exception(result)
             else:
                 future.set_result(result)
+        self._busy = bool(self._waiting)
+        if self._busy:
+            self._loop.call_soon(self._gather, 0, 0)

@@ -78,6 +78,25 @@ def test_what_arrives_during_a_batch_is_the_next_batch() -> None:
     ]
 
 
+def test_what_arrives_within_a_few_iterations_of_the_event_loop_is_one_batch() -> None:
+    recorder = Recorder()
+    recorder.allowed.set()
+
+    async def main() -> None:
+        batcher = Batcher(recorder)
+        batcher.start()
+        tasks = []
+        for name in "abcd":
+            tasks.append(asyncio.create_task(batcher.submit(job(name))))
+            for _ in range(batching.QUIET_ITERATIONS):
+                await asyncio.sleep(0)
+        await asyncio.gather(*tasks)
+        batcher.stop()
+
+    asyncio.run(main())
+    assert recorder.batches == [["a", "b", "c", "d"]]
+
+
 def test_a_batch_is_at_most_the_maximum_and_keeps_the_order(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
