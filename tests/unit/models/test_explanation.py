@@ -44,8 +44,9 @@ def test_contributions_are_those_of_captum(model: TrainedModel) -> None:
 def test_a_missing_group_contributes_nothing(model: TrainedModel) -> None:
     frame = synthetic_rows(1, seed=4).assign(size=np.float32("nan"), site="unknown")
     _, parts = contributions(model, frame)
-    assert parts["sensor"] == pytest.approx(0.0, abs=1e-9)
-    assert parts["site"] == pytest.approx(0.0, abs=1e-9)
+    # Equal rows of one float32 product may differ in the last bit, by their place in the batch.
+    assert parts["sensor"] == pytest.approx(0.0, abs=1e-7)
+    assert parts["site"] == pytest.approx(0.0, abs=1e-7)
     assert abs(parts["state"]) > 0.001
 
 

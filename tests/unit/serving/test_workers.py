@@ -111,7 +111,7 @@ def test_a_killed_worker_is_replaced(url: str) -> None:
     workers = [child for child in server.children() if "spawn_main" in " ".join(child.cmdline())]
     victim = max(workers, key=lambda process: process.memory_info().rss)
     victim.send_signal(signal.SIGKILL)
-    victim.wait(timeout=30)
+    victim.wait(timeout=120)  # the server has to reap it
 
     wait_for(url)
     assert predict(url, "after-the-kill").status_code == 200
