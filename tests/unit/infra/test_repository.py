@@ -44,3 +44,14 @@ def test_commands_of_the_pull_request_template_exist() -> None:
     assert set(re.findall(r"`make ([a-z-]+)`", text)) <= TARGETS
     for name in re.findall(r"`([\w/.]+/[\w/.]+)`", text):
         assert (ROOT / name).exists(), name
+
+
+def test_workflows_call_tasks_that_exist_and_pinned_actions() -> None:
+    workflows = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+    assert {"test.yml", "canary.yml", "release.yml"} <= {path.name for path in workflows}
+    for path in workflows:
+        text = path.read_text()
+        assert yaml.safe_load(text)["permissions"] == {"contents": "read"}
+        assert set(re.findall(r"^ *(?:- run:)? *make ([a-z-]+)", text, re.MULTILINE)) <= TARGETS
+        for action in re.findall(r"uses: (\S+)", text):
+            assert re.fullmatch(r"[\w/-]+@v\d+\.\d+\.\d+", action), action
