@@ -18,7 +18,7 @@ from prefect import flow, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from experiments.write_results import backtest_table, months_table
+from experiments.results_tables import backtest_table, months_table
 from ontime.data.splits import Split, split_at
 from ontime.evaluation import plots
 from ontime.evaluation.comparison import ALL_BASELINES, compare_models, fit_baselines

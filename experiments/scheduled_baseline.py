@@ -18,7 +18,7 @@ import pandas as pd
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from experiments.write_results import scheduled_table
+from experiments.results_tables import scheduled_table
 from ontime.data.splits import split_at
 from ontime.evaluation.bootstrap import compare
 from ontime.evaluation.metrics import log_losses

@@ -9,7 +9,7 @@ import pytest
 from prefect.testing.utilities import prefect_test_harness
 
 from experiments.backtest import MODELS, backtest, months
-from experiments.write_results import backtest_table, months_table
+from experiments.results_tables import backtest_table, months_table
 from ontime.data.splits import split_at
 from ontime.problem import SLICES
 from tests.conftest import Dataset

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from experiments.write_results import BEGIN, COMMANDS, END, PICTURES, table, write_results
+from experiments.results_tables import table
+from experiments.write_results import BEGIN, COMMANDS, END, PICTURES, write_results
 
 DIFFERENCE = {"difference": -0.0065, "low": -0.011, "high": -0.0024}
 NONE = dict.fromkeys(DIFFERENCE)
@@ -62,6 +63,16 @@ def reports() -> dict[str, Any]:
                 {"what": "scoring arrays, rows/s", "ours": 2.0, "to": "LightGBM"}
                 | {"beside": 4.0, "ratio": 0.5, "limit": None, "kept": None},
             ],
+            "serving": {
+                "to_bare": 0.25, "to_naive_feast": 20.4, "to_mlflow_serve": 25.0,
+                "p99_to_bare": 5.5, "idle_p50_ms": 3.3, "batch_predictions_per_s": 5100.0,
+                "two_workers_to_one": 1.5,
+                "rows": [
+                    {"server": "ours", "connections": 16, "instances": 1, "failed": 0}
+                    | {"requests_per_s": 1033.0, "p50_ms": 12.49, "p99_ms": 97.96}
+                    | {"cpu_ms_per_request": 0.45}
+                ],
+            },
         },
         "export": [{"what": "float32", "mb": 0.5, "rows_per_second": 1e6, "max_difference": 1e-7}],
         "e2e": {
@@ -119,6 +130,7 @@ def test_the_page_has_every_table_and_its_pictures(reports_dir: Path, root: Path
         "| to LightGBM's log-loss, s | never | 8.00 (LightGBM) | never | at most 1: missed |",
         "| scoring arrays, rows/s | 2.00 | 4.00 (LightGBM) | 0.50 |  |",
         "| float32 | 0.50 | 1,000,000 | 1.0e-07 |",
+        "| throughput against bare FastAPI, 16 connections | 0.25 |",
         "| killed, s until healthy | postgres 2.5, redis 1.0 |",
         "| image for serving / for everything else, GB | 1.2 / 2.3 |",
     ):
@@ -142,7 +154,18 @@ def test_a_required_report_that_does_not_exist_is_named_with_its_command(
     assert "old" in (root / "README.md").read_text()
 
 
-@pytest.mark.parametrize("name", ["backtest", "bench", "export", "e2e"])
+def test_one_of_the_two_benchmarks_of_a_file_may_be_missing(
+    reports: dict[str, Any], reports_dir: Path, root: Path
+) -> None:
+    serving = {"serving": reports["bench"]["serving"]}
+    (reports_dir / "bench.json").write_text(json.dumps(serving))
+    write_results(reports_dir, root)
+    page = (root / "docs" / "results.md").read_text()
+    assert "| ours | 16 | 1 | 1,033 | 12.5 | 98.0 | 0.45 | 0 |" in page
+    assert "Not measured at this revision; `make bench` does." in page
+
+
+@pytest.mark.parametrize("name", ["backtest", "export", "e2e"])
 def test_a_section_without_its_report_names_the_command(
     name: str, reports_dir: Path, root: Path
 ) -> None:

@@ -1,0 +1,207 @@
+"""Markdown tables of the results page, each from one report."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ontime.problem import INSTANCES
+
+SCORES = {
+    "AUC": "{auc:.4f}",
+    "PR-AUC": "{pr_auc:.4f}",
+    "log-loss": "{log_loss:.4f}",
+    "Brier": "{brier:.4f}",
+    "ECE": "{ece:.4f}",
+}
+DIFFERENCE = "{difference:+.4f} [{low:+.4f}, {high:+.4f}]"
+Report = dict[str, Any]
+
+
+def table(rows: Iterable[Report], columns: Mapping[str, str]) -> str:
+    """A Markdown table. columns: heading -> format of a row. A cell that needs a null is empty."""
+
+    def cell(form: str, row: Report) -> str:
+        try:
+            return form.format_map(row)
+        except TypeError:
+            return ""
+
+    lines = [list(columns), ["---"] * len(columns)]
+    lines += [[cell(form, row) for form in columns.values()] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def facts(head: str, report: Report, forms: Mapping[str, str]) -> str:
+    """A Markdown table of two columns: what, and a format of the report."""
+    rows = [{"what": what, "value": form.format_map(report)} for what, form in forms.items()]
+    return table(rows, {head: "{what}", "": "{value}"})
+
+
+def readme_table(demo: Report, scheduled: Report) -> str:
+    replay = demo["replay"]
+    low, high = replay["interval"]
+    values = demo | {"low": low, "high": high, "scheduled": scheduled}
+    return facts(
+        f"`make demo`, {replay['start'][:10]} to {replay['end'][:10]}",
+        values,
+        {
+            "predictions over HTTP": "{replay[predictions]:,}; lost {replay[lost]}, "
+            "doubled {replay[doubled]}",
+            "failed requests": "{serving[failed]} of {serving[requests]:,}",
+            "served features compared with the historical join": "{parity[checked]:,}; "
+            "{parity[mismatched]} mismatched",
+            "retrains, promotions, rejections": "{replay[retrains]}, {replay[promotions]}, "
+            "{replay[rejections]}",
+            f"log-loss served against first version kept, {replay['outcomes']:,} labelled "
+            f"{INSTANCES}": "{replay[serving_log_loss]:.4f} against "
+            "{replay[frozen_log_loss]:.4f}: {replay[difference]:+.4f} [{low:+.4f}, {high:+.4f}]",
+            f"log-loss of a new model every {scheduled['days']} days without a gate": ""
+            "{scheduled[log_loss][scheduled]:.4f}",
+        },
+    )
+
+
+def run_table(demo: Report) -> str:
+    forms = {
+        "machine": "{machine}",
+        "latency of a request of up to 256 instances, p50 / p99": "{serving[p50_ms]:.0f} / "
+        "{serving[p99_ms]:.0f} ms",
+        "first prediction after": "{seconds[to_first_prediction]:.0f} s",
+        "replay / all": "{seconds[replay]:.0f} s / {seconds[total]:.0f} s",
+        "peak memory of all processes": "{peak_rss_gb:.1f} GB",
+        "ECE served / first version kept": "{replay[serving_ece]:.4f} / {replay[frozen_ece]:.4f}",
+    }
+    return facts("cost of that run", demo, forms)
+
+
+def events_table(demo: Report) -> str:
+    columns = {"day": "{at:.10}", "event": "{kind} {label}", "reason": "{reason}"}
+    return table(demo["events"], columns)
+
+
+def models_table(demo: Report) -> str:
+    rows = [{"model": name} | scores for name, scores in demo["models"].items()]
+    return table(rows, {"model": "{model}"} | SCORES)
+
+
+def scheduled_table(scheduled: Report) -> str:
+    names = {
+        "served": {"difference": None},
+        f"new model every {scheduled['days']} days ({scheduled['models']}), no gate": scheduled[
+            "served_minus_scheduled"
+        ],
+        "first version kept": scheduled["scheduled_minus_frozen"],
+    }
+    rows = [
+        {"policy": policy, "log_loss": loss} | difference
+        for (policy, difference), loss in zip(
+            names.items(), scheduled["log_loss"].values(), strict=True
+        )
+    ]
+    columns = {"policy": "{policy}", "log-loss": "{log_loss:.4f}", "row above minus it": DIFFERENCE}
+    return table(rows, columns)
+
+
+def backtest_table(backtest: Report) -> str:
+    """Every model on all months together."""
+    rows = [row for row in backtest["rows"] if row["month"] == "all"]
+    ece = {"ECE": "{ece:.4f} [{ece_low:.4f}, {ece_high:.4f}]"}
+    return table(rows, {"model": "{model}"} | SCORES | ece | {"network minus it": DIFFERENCE})
+
+
+def months_table(backtest: Report) -> str:
+    """The network, its teachers and LightGBM per month, and on the holdout months together."""
+    log_loss = {(row["month"], row["model"]): row["log_loss"] for row in backtest["rows"]}
+    rows = [
+        row | {model: log_loss[row["month"], model] for model in ("network", "teachers")}
+        for row in backtest["rows"]
+        if row["model"] == "lightgbm" and row["month"] != "all"
+    ]
+    columns = {
+        "month": "{month}",
+        INSTANCES: "{n:,.0f}",
+        "positive rate": "{positive_rate:.3f}",
+        "network": "{network:.4f}",
+        "teachers": "{teachers:.4f}",
+        "lightgbm": "{log_loss:.4f}",
+        "network minus lightgbm": DIFFERENCE,
+    }
+    return table(rows, columns)
+
+
+def benchmark_table(bench: Report) -> str:
+    def number(value: float | None) -> str:
+        if value is None:
+            return "never"
+        return f"{value:,.0f}" if value >= 1000 else f"{value:.2f}"
+
+    rows = [
+        row
+        | {name: number(row[name]) for name in ("ours", "beside", "ratio")}
+        | {"kept": ": missed" if row["kept"] is False else ""}
+        for row in bench["ratios"]
+    ]
+    columns = {
+        "": "{what}",
+        "ontime": "{ours}",
+        "peer": "{beside} ({to})",
+        "ratio": "{ratio}",
+        "limit": "{limit:.20}{kept}",
+    }
+    return table(rows, columns)
+
+
+def serving_table(serving: Report) -> str:
+    """Throughput and latency per server and load, in the order of the measurement."""
+    columns = {
+        "server": "{server}",
+        "connections": "{connections}",
+        f"{INSTANCES} per request": "{instances}",
+        "requests/s": "{requests_per_s:,.0f}",
+        "p50 ms": "{p50_ms:.1f}",
+        "p99 ms": "{p99_ms:.1f}",
+        "CPU ms per request": "{cpu_ms_per_request:.2f}",
+        "failed": "{failed}",
+    }
+    return table(serving["rows"], columns)
+
+
+def serving_ratios(serving: Report) -> str:
+    forms = {
+        "throughput against bare FastAPI, 16 connections": "{to_bare:.2f}",
+        "against Feast and the network called per request": "{to_naive_feast:.0f}",
+        "against `mlflow models serve`, without features and log": "{to_mlflow_serve:.0f}",
+        "p99 against bare FastAPI": "{p99_to_bare:.1f}",
+        "p50 of one idle connection, ms": "{idle_p50_ms:.1f}",
+        f"{INSTANCES}/s in requests of 100": "{batch_predictions_per_s:,.0f}",
+        "two worker processes against one": "{two_workers_to_one:.2f}",
+    }
+    return facts("ratio", serving, forms)
+
+
+def export_table(export: list[Report]) -> str:
+    columns = {
+        "exported model": "{what}",
+        "MB": "{mb:.2f}",
+        "rows/s": "{rows_per_second:,.0f}",
+        "largest difference": "{max_difference:.1e}",
+    }
+    return table(export, columns)
+
+
+def stack_table(e2e: Report) -> str:
+    slowest = sorted(e2e["recovery_seconds"].items(), key=lambda item: -item[1])
+    forms = {
+        "`docker compose up` until a first champion serves, s": "{up_seconds}",
+        "rebuild after a change of source, s": "{rebuild_seconds}",
+        "image for serving / for everything else, GB": "{ontime-serving_gb} / "
+        "{ontime-pipelines_gb}",
+        "killed, s until healthy": ", ".join(f"{name} {seconds}" for name, seconds in slowest),
+        "Redis paused / stopped, s until a 503": "{redis_pause_503_seconds} / "
+        "{redis_stop_503_seconds}",
+        "Postgres paused / stopped, s until a 503": "{postgres_pause_503_seconds} / "
+        "{postgres_stop_503_seconds}",
+        "full disk freed, s until the next response": "{disk_freed_to_answer_seconds}",
+        "API started without MLflow and S3, s": "{api_restart_without_registry_seconds}",
+        "everything killed, s until all is healthy": "{up_after_kill_seconds}",
+    }
+    return facts("`make e2e`", e2e, forms)
