@@ -62,6 +62,7 @@ class Metrics:
         self.log_failures = counter("prediction_log_failures", "Requests that were not logged")
         self.store_failures = counter("online_store_failures", "Failed reads of the online store")
         self.outcomes = counter("outcomes", "Outcomes reported", ["result"])
+        self.rejected = counter("rejected_requests", "Refused before they were read", ["reason"])
         self.swaps = counter("model_swaps", "Deployments of another model version")
         self.reload_failures = counter("model_reload_failures", "Failed syncs with the registry")
         self.shadow = counter("shadow_requests", "Requests for the challenger", ["result"])
@@ -167,6 +168,8 @@ class RequestMiddleware:
                     self.metrics.requests.labels(handler, method, f"{status // 100}xx").inc()
                     self.metrics.request_seconds.labels(handler, method).observe(seconds)
                     what = {"method": method, "path": scope["path"], "status": status}
+                    if (caller := scope["state"].get("caller")) is not None:
+                        what["client"] = caller.client
                     log.info("request completed", **what, duration_ms=round(seconds * 1e3, 2))
 
 

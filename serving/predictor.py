@@ -213,6 +213,8 @@ class Scored:
                 position=position,
                 trace_id=job.trace_id,
                 request_digest=digest,
+                client=job.caller.client,
+                production_traffic=job.caller.production_traffic,
                 instance_id=instance.instance_id,
                 model_version=version,
                 probability=float(self.probability[i]),
@@ -235,8 +237,7 @@ def instance_columns(instances: Sequence[Instance]) -> dict[str, np.ndarray]:
     columns: dict[str, np.ndarray] = {}
     for name in Instance.model_fields:
         values = [getattr(instance, name) for instance in instances]
-        is_time = name in TIME_FIELDS
-        columns[name] = utc_times(values) if is_time else np.array(values, dtype=object)
+        columns[name] = utc_times(values) if name in TIME_FIELDS else np.array(values, dtype=object)
     return columns
 
 

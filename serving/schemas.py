@@ -108,15 +108,21 @@ class OutcomesRequest(StrictModel):
 
 
 class OutcomesResponse(BaseModel):
-    """accepted + duplicates + contradictions = number of outcomes reported."""
+    """The first four add up to the number of outcomes reported."""
 
     model_config = ConfigDict(from_attributes=True)
 
     accepted: int
     duplicates: int
     contradictions: int
-    never_predicted: int
+    never_predicted: int  # not stored: an outcome needs a prediction
     contradicting: list[str]  # instance ids; their first report is kept
+
+
+class CorrectionsResponse(BaseModel):
+    """The instances whose outcome was replaced; the others have that outcome, or none yet."""
+
+    corrected: list[str]
 
 
 class SyncError(BaseModel):

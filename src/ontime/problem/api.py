@@ -12,6 +12,7 @@ from ontime.problem.definition import LABEL_DUE_AFTER, LATE_MIN
 from ontime.problem.flights import KNOWN_CARRIERS, KNOWN_DESTINATIONS, KNOWN_ORIGINS, flight_id
 
 LONGEST_BLOCK = timedelta(hours=24)  # the longest in the data is 11 h 40 min
+EARLY_BY = timedelta(hours=2)  # the earliest arrival in the data is 86 minutes early
 LOWEST_DELAY_MIN, HIGHEST_DELAY_MIN = -24 * 60, 7 * 24 * 60  # a day early to a week late
 
 
@@ -99,6 +100,16 @@ class Outcome(StrictModel):
     def instance_id(self) -> str:
         """The id of the instance that this is the outcome of."""
         return flight_id(self.carrier, self.flight, self.origin, self.scheduled_departure)
+
+    def earliest_known_at(self, instance: Instance) -> datetime:
+        """The earliest moment at which this outcome of an instance can be known.
+
+        An arrival within `EARLY_BY` of its schedule; a cancellation or diversion from departure on.
+        """
+        departure = instance.scheduled_departure
+        if self.status != "arrived":
+            return departure
+        return max(departure, instance.scheduled_arrival - EARLY_BY)
 
     @property
     def label(self) -> bool:

@@ -13,11 +13,9 @@ from ontime.features.spec import FeatureSpec
 from ontime.models.network import ModelConfig, TabularNetwork
 from ontime.models.preprocessing import Encoder
 from ontime.models.serialization import TrainedModel
-from ontime.problem import EXAMPLE_INSTANCE, EXAMPLE_OUTCOME, FEATURE_SPEC, QUESTION, Outcome
-from ontime.storage.prediction_log import PredictionLog
-from ontime.storage.schema import LoggedOutcome
-from tests.unit.serving.conftest import OpenApi, metric
-from tests.unit.serving.fakes import INSTANCE_ID, FakeFeatures, request_body
+from ontime.problem import EXAMPLE_INSTANCE, FEATURE_SPEC, QUESTION
+from tests.unit.serving.conftest import OpenApi
+from tests.unit.serving.fakes import FakeFeatures, request_body
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -36,7 +34,7 @@ def test_the_openapi_document_describes_requests_and_errors(api: TestClient) -> 
 
     predict = document["paths"]["/predict"]["post"]["responses"]
     assert document["info"]["description"] == QUESTION
-    errors = {"400", "409", "413", "422", "500", "503"}
+    errors = {"400", "401", "403", "409", "413", "422", "429", "500", "503"}
     assert set(predict) == {"200"} | errors
     for status in errors:
         schema = predict[status]["content"]["application/problem+json"]["schema"]
@@ -51,37 +49,6 @@ def test_the_model_endpoint_describes_the_deployed_version(api: TestClient) -> N
     assert model["trained_through"] == row["trained_through"]
     assert model["serving_since"] == row["serving_since"]
     assert (row["reason"], row["until"], model["last_sync_error"]) == ("start", None, None)
-
-
-def test_outcomes_are_idempotent_by_instance(api: TestClient) -> None:
-    reports = {"outcomes": [EXAMPLE_OUTCOME, EXAMPLE_OUTCOME]}
-
-    first = api.post("/outcomes", json=reports).json()
-    second = api.post("/outcomes", json=reports).json()
-
-    counts = {"accepted": 1, "duplicates": 1, "contradictions": 0, "never_predicted": 1}
-    assert first == counts | {"contradicting": []}
-    assert (second["accepted"], second["duplicates"]) == (0, 2)
-    assert metric(api, 'ontime_outcomes_total{result="duplicates"}') == 3
-
-
-def test_an_outcome_of_a_predicted_instance_is_matched(api: TestClient) -> None:
-    api.post("/predict", json=request_body())
-
-    counts = api.post("/outcomes", json={"outcomes": [EXAMPLE_OUTCOME]}).json()
-
-    assert (counts["accepted"], counts["never_predicted"]) == (1, 0)
-
-
-def test_a_contradicting_outcome_is_named_and_not_accepted(
-    api: TestClient, log: PredictionLog
-) -> None:
-    reported = Outcome.model_validate(EXAMPLE_OUTCOME)
-    log.record_outcomes([LoggedOutcome(INSTANCE_ID, not reported.label, {}, reported.known_at)])
-
-    counts = api.post("/outcomes", json={"outcomes": [EXAMPLE_OUTCOME]}).json()
-
-    assert (counts["accepted"], counts["contradicting"]) == (0, [INSTANCE_ID])
 
 
 def test_contributions_add_up_to_the_predicted_probability(
