@@ -24,6 +24,7 @@ from serving.access import AccessMiddleware
 from serving.batching import Batcher, Job
 from serving.body_limit import BodyLimitMiddleware
 from serving.dependencies import (
+    MAX_EXPLANATIONS,
     AppStateDep,
     IdempotencyKey,
     build_app_state,
@@ -33,6 +34,7 @@ from serving.model_loader import Model, Registry
 from serving.observability import Metrics, RequestMiddleware, configure_logging
 from serving.outcome_rules import logged_outcomes
 from serving.predictor import FeatureReader
+from serving.problems import TooManyRequests
 from serving.reports import REPORT_HEADERS, find_report, list_reports
 from serving.schemas import (
     PROBLEM_RESPONSE,
@@ -69,7 +71,12 @@ async def predict(
 @routes.post("/explain", responses=WITH_BODY)
 def explain(request: ExplainRequest, state: AppStateDep) -> ExplainResponse:
     """The contribution of each group of inputs to one probability: its exact Shapley value."""
-    return state.predictor.explain(request)
+    if not state.explanations.acquire(blocking=False):
+        raise TooManyRequests(f"at most {MAX_EXPLANATIONS} explanations are computed at once")
+    try:
+        return state.predictor.explain(request)
+    finally:
+        state.explanations.release()
 
 
 @routes.post("/outcomes", responses=WITH_BODY)

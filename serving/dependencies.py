@@ -4,7 +4,7 @@ import gc
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +27,8 @@ from serving.predictor import FeatureReader, Predictor
 from serving.problems import NoApiKey
 from serving.shadow import Shadow
 
+MAX_EXPLANATIONS = 2  # at once, per process; each takes a core for a tenth of a second and 50 MB
+
 log = structlog.get_logger()
 
 
@@ -40,6 +42,9 @@ class AppState:
     shadow: Shadow | None
     predictor: Predictor
     batcher: Batcher
+    explanations: threading.Semaphore = field(
+        default_factory=lambda: threading.Semaphore(MAX_EXPLANATIONS)
+    )
 
 
 def build_app_state(

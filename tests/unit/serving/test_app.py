@@ -2,7 +2,10 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier, Event
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +16,11 @@ from ontime.features.spec import FeatureSpec
 from ontime.models.network import ModelConfig, TabularNetwork
 from ontime.models.preprocessing import Encoder
 from ontime.models.serialization import TrainedModel
-from ontime.problem import EXAMPLE_INSTANCE, FEATURE_SPEC, QUESTION
-from tests.unit.serving.conftest import OpenApi
+from ontime.problem import EXAMPLE_AS_OF, EXAMPLE_INSTANCE, FEATURE_SPEC, QUESTION
+from serving.dependencies import MAX_EXPLANATIONS
+from serving.predictor import Predictor
+from serving.schemas import ExplainRequest
+from tests.unit.serving.conftest import OpenApi, state_of
 from tests.unit.serving.fakes import FakeFeatures, request_body
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -49,6 +55,33 @@ def test_the_model_endpoint_describes_the_deployed_version(api: TestClient) -> N
     assert model["trained_through"] == row["trained_through"]
     assert model["serving_since"] == row["serving_since"]
     assert (row["reason"], row["until"], model["last_sync_error"]) == ("start", None, None)
+
+
+def test_more_explanations_than_the_limit_are_told_to_retry(
+    api: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n, started, released = MAX_EXPLANATIONS, Barrier(MAX_EXPLANATIONS + 1), Event()
+
+    def explain(self: Predictor, request: ExplainRequest) -> Any:
+        started.wait(60)
+        released.wait(60)
+        raise ArithmeticError("ends like any other error")
+
+    monkeypatch.setattr(Predictor, "explain", explain)
+    body = {"as_of": EXAMPLE_AS_OF, "instance": EXAMPLE_INSTANCE}
+    with ThreadPoolExecutor(n) as clients:
+        running = [clients.submit(api.post, "/explain", json=body) for _ in range(n)]
+        started.wait(60)
+        refused = api.post("/explain", json=body)
+        predicted = api.post("/predict", json=request_body())
+        released.set()
+        statuses = [each.result().status_code for each in running]
+
+    assert (refused.status_code, refused.headers["Retry-After"]) == (429, "1")
+    assert refused.json()["type"] == "/problems/too-many-requests"
+    assert predicted.status_code == 200
+    assert statuses == [500] * n
+    assert state_of(api).explanations.acquire(blocking=False), "a failed one is not counted"
 
 
 def test_contributions_add_up_to_the_predicted_probability(
