@@ -17,7 +17,7 @@ import pandas as pd
 from fastapi import FastAPI
 
 from ontime.data.timestamps import parse_utc
-from ontime.errors import OnlineStoreUnavailable, RegistryUnavailable
+from ontime.errors import ModelError, OnlineStoreUnavailable, RegistryUnavailable
 from ontime.features.spec import FeatureSpec
 from ontime.problem import EXAMPLE_AS_OF, EXAMPLE_INSTANCE, FEATURE_SPEC, Instance
 from ontime.settings import Settings
@@ -120,6 +120,11 @@ class FakeRegistry:
         self.n_downloads += 1
         shutil.copytree(self.root / version, to)
         return to
+
+    def verify(self, version: str, folder: Path) -> None:
+        self._check()
+        if (folder / "model.json").read_text() != (self.root / version / "model.json").read_text():
+            raise ModelError("the weights of a version have the SHA-256 of its tag")
 
     def _aliases(self) -> dict[str, str]:
         path = self.root / "aliases.json"
