@@ -58,6 +58,8 @@ class Metrics:
         counter = partial(Counter, namespace="ontime", registry=self.registry)
         self.predictions = counter("predictions", "Predictions returned", ["model_version"])
         self.missing = counter("features_missing", "Features without a value", ["feature"])
+        outside = "Predictions at a time that no model was trained for"
+        self.outside_training = counter("predictions_outside_training", outside)
         self.stale = counter("features_stale", "Features older than their TTL", ["feature"])
         self.log_failures = counter("prediction_log_failures", "Requests that were not logged")
         self.store_failures = counter("online_store_failures", "Failed reads of the online store")

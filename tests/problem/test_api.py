@@ -195,3 +195,14 @@ def test_an_arrival_is_known_at_most_two_hours_before_its_schedule(source: Sourc
     early = rows.scheduled_arrival - rows.outcome_known_at
     assert early[rows.status == "arrived"].max() < EARLY_BY
     assert (rows.outcome_known_at >= rows.scheduled_departure).all()
+
+
+def test_models_are_trained_from_two_to_three_hours_before_departure(source: Source) -> None:
+    instance = Instance.model_validate(EXAMPLE_INSTANCE)
+    departure = instance.scheduled_departure
+    leads = {60: False, 119: False, 120: True, 179: True, 180: False, 45 * 24 * 60: False}
+    for minutes, trained in leads.items():
+        assert instance.is_trained_for(departure - timedelta(minutes=minutes)) is trained
+    rows = examples(source.tables)
+    lead = rows.scheduled_departure - rows.event_timestamp
+    assert lead.between(timedelta(hours=2), timedelta(hours=3), inclusive="left").all()

@@ -40,6 +40,10 @@ class Instance(Window):
         """When the outcome is expected to be known."""
         return self.window_start + LABEL_DUE_AFTER
 
+    def is_trained_for(self, as_of: datetime) -> bool:
+        """True: `check_as_of` allows the hour of training only."""
+        return True
+
     def check_as_of(self, as_of: datetime) -> None:
         """Raise a validation error unless ``as_of`` is in the first hour of the window.
 

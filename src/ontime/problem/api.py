@@ -8,7 +8,12 @@ from pydantic import AfterValidator, Field, Strict, model_validator
 from pydantic_core import PydanticCustomError
 
 from ontime.data.api_types import StrictModel, UtcTime, rule_error
-from ontime.problem.definition import LABEL_DUE_AFTER, LATE_MIN
+from ontime.problem.definition import (
+    LABEL_DUE_AFTER,
+    LATE_MIN,
+    PREDICTION_HORIZON,
+    PREDICTION_INTERVAL,
+)
 from ontime.problem.flights import KNOWN_CARRIERS, KNOWN_DESTINATIONS, KNOWN_ORIGINS, flight_id
 
 LONGEST_BLOCK = timedelta(hours=24)  # the longest in the data is 11 h 40 min
@@ -69,6 +74,11 @@ class Instance(StrictModel):
     def due_at(self) -> datetime:
         """When the outcome is expected to be known."""
         return self.scheduled_departure + LABEL_DUE_AFTER
+
+    def is_trained_for(self, as_of: datetime) -> bool:
+        """True if models are trained on predictions this long before the departure."""
+        lead = self.scheduled_departure - as_of
+        return PREDICTION_HORIZON <= lead < PREDICTION_HORIZON + PREDICTION_INTERVAL
 
     def check_as_of(self, as_of: datetime) -> None:
         """Raise a validation error unless the flight can still be predicted at ``as_of``."""

@@ -131,7 +131,13 @@ class PredictionLog:
         ]
         types = dict.fromkeys(times, UTC_TIMESTAMP)  # also where there is no row
         return self._frame(query).astype(
-            types | {"label": "boolean", "decision": "boolean", "production_traffic": "bool"}
+            types
+            | {
+                "label": "boolean",
+                "decision": "boolean",
+                "production_traffic": "bool",
+                "outside_training": "bool",
+            }
         )
 
     def monitored(self, since: datetime, until: datetime, known_by: datetime) -> pd.DataFrame:

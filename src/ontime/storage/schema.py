@@ -72,6 +72,7 @@ PREDICTIONS = Table(
     Column("due_at", UtcDateTime, nullable=False, comment="when the outcome is expected"),
     Column("client", Text, comment="whose key was sent; null: logged before 0003"),
     Column("production_traffic", Boolean, nullable=False, comment="monitoring counts no other"),
+    Column("outside_training", Boolean, nullable=False, comment="of the times of training"),
     UniqueConstraint("request_id", "position"),
     Index("predictions_by_instance", "instance_id"),
     Index("predictions_by_as_of", "as_of"),
@@ -198,6 +199,7 @@ class Prediction:
     as_of: datetime
     due_at: datetime
     predicted_at: datetime
+    outside_training: bool  # the model has seen no instance at such a prediction time
     instance: dict[str, Any]  # request field -> JSON value or aware datetime
 
     @property

@@ -89,6 +89,20 @@ def test_every_prediction_is_logged_with_its_inputs(api: TestClient, log: Predic
     assert all(frame[name].tolist() == [value] * 2 for name, value in instance)
 
 
+def test_a_prediction_at_a_time_of_no_training_is_flagged_and_counted(
+    api: TestClient, log: PredictionLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = api.post("/predict", json=request_body()).json()["predictions"]
+    monkeypatch.setattr(Instance, "is_trained_for", lambda self, as_of: as_of != AS_OF)
+    other = api.post("/predict", json=request_body(2), headers=KEY).json()["predictions"]
+    again = api.post("/predict", json=request_body(2), headers=KEY).json()["predictions"]
+
+    flags = [[p["outside_training"] for p in each] for each in (trained, other, again)]
+    assert flags == [[False], [True, True], [True, True]]
+    assert metric(api, "ontime_predictions_outside_training_total") == 2
+    assert log.served(AS_OF, AS_OF + HOUR).outside_training.sum() == 2
+
+
 def test_a_retry_gets_the_logged_response_without_a_prediction(
     api: TestClient, features: FakeFeatures, registry: FakeRegistry
 ) -> None:

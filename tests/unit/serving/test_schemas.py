@@ -101,6 +101,13 @@ def test_an_invalid_outcome_rejects_the_report(api: TestClient, name: str) -> No
     assert api.post("/outcomes", json={"outcomes": [EXAMPLE_OUTCOME]}).json()["accepted"] == 1
 
 
+def test_as_of_is_not_in_the_future(api: TestClient) -> None:
+    before = metric(api, "ontime_newest_prediction_request_seconds")
+    (error,) = errors_of(api, "/predict", request_body(as_of="2099-01-01T00:00Z"))
+    assert error["field"] == "as_of" and "future" in error["detail"]
+    assert metric(api, "ontime_newest_prediction_request_seconds") == before
+
+
 def test_an_outcome_from_the_future_is_rejected_and_moves_no_metric(api: TestClient) -> None:
     api.post("/predict", json=request_body())
     reported = api.post("/outcomes", json={"outcomes": [EXAMPLE_OUTCOME]})

@@ -26,6 +26,7 @@ def prediction(request_id: str = "r1", position: int = 0, **changes: Any) -> Pre
         "request_digest": "d1",
         "client": "c1",
         "production_traffic": True,
+        "outside_training": False,
         "instance_id": f"i{position}",
         "model_version": "1",
         "instance": INSTANCE.model_dump(),

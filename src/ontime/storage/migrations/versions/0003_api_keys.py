@@ -1,4 +1,4 @@
-"""API keys; the client of each prediction and the reporter of each outcome.
+"""API keys; client and `outside_training` of each prediction; the reporter of each outcome.
 
 What was logged before had no client and counts as production traffic. Outcomes of instances that
 were never predicted stay, and no query joins them.
@@ -27,11 +27,13 @@ def upgrade() -> None:
         sa.Column("revoked_at", TIME),
     )
     op.add_column("predictions", sa.Column("client", sa.Text))
-    was_production = sa.Column("production_traffic", sa.Boolean, server_default=sa.true())
+    flags = {"production_traffic": sa.true(), "outside_training": sa.false()}  # of earlier rows
     with op.batch_alter_table("predictions") as table:
-        table.add_column(was_production)
+        for name, value in flags.items():
+            table.add_column(sa.Column(name, sa.Boolean, server_default=value))
     with op.batch_alter_table("predictions") as table:
-        table.alter_column("production_traffic", nullable=False, server_default=None)
+        for name in flags:
+            table.alter_column(name, nullable=False, server_default=None)
     op.add_column("outcomes", sa.Column("reporter", sa.Text))
     op.add_column("outcome_contradictions", sa.Column("reporter", sa.Text))
     op.add_column("outcome_contradictions", sa.Column("replaced_at", TIME))
