@@ -38,7 +38,7 @@ export GOMP_SPINCOUNT ?= 1000
 export PIP_NO_INPUT := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup ingest features train promote serve monitor retrain rollback score export demo \
+.PHONY: help setup ingest features train promote serve keys monitor retrain rollback score export demo \
 	replay scheduled-baseline backtest tune reproduce bench bench-serving results check test e2e \
 	lint typecheck unit rename fork-check clean
 .DEFAULT_GOAL := help
@@ -62,6 +62,9 @@ promote: $(STAMP) ## the gate: makes the challenger the champion if it is better
 
 serve: $(STAMP) ## the API with the champion, on PORT, in WORKERS processes
 	$(PY) -m serving.server --port $(PORT) --workers $(WORKERS)
+
+keys: $(STAMP) ## API keys: make keys DO="create --client NAME --scopes predict,outcomes", list, revoke
+	$(PY) -m serving.keys $(or $(DO),list)
 
 monitor: $(STAMP) ## drift and performance of the logged predictions, and the retrain decision, at AS_OF
 	$(PY) -m pipelines.monitor $(call option,AS_OF,as-of)

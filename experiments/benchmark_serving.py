@@ -40,12 +40,14 @@ from ontime.features.online_store import OnlineFeatures, OnlineWriter
 from ontime.problem import DEMO_END, VIEWS, Instance, entity_key_columns, request_of
 from ontime.registry import model_registry
 from ontime.settings import ROOT, Settings
+from ontime.storage.api_keys import local_key
 
 LOADS = ((1, 1), (16, 1), (64, 1), (4, 100))  # connections, instances per request
 START_S = 120.0
 WRK_BODY = """
 wrk.method = "POST"
 wrk.headers["Content-Type"] = "application/json"
+wrk.headers["Authorization"] = "Bearer {key}"
 wrk.body = io.open("{path}"):read("*a")
 """
 Row = dict[str, Any]
@@ -160,6 +162,7 @@ def prepare(settings: Settings, folder: Path) -> None:
     version = model_registry.resolve(settings, model_registry.CHAMPION)
     if version is None:
         raise LookupError("the benchmark needs a champion: run `make demo` first")
+    key = local_key(settings)
     model = model_registry.load(settings, version)
     model.save(folder / "model")
     rows = load_requests(settings)
@@ -182,14 +185,15 @@ def prepare(settings: Settings, folder: Path) -> None:
     inputs = read.frame[[*model.spec.numeric, *model.spec.categorical]]
     for n in {instances for _, instances in LOADS}:
         instances = [request_of(row) for row in rows.head(n).to_dict("records")]
-        write_body(folder, f"{n}", {"as_of": as_of.isoformat(), "instances": instances})
+        body = {"as_of": as_of.isoformat(), "instances": instances}
+        write_body(folder, f"{n}", body, key)
         frame = json.loads(inputs.head(n).to_json(orient="split"))
-        write_body(folder, f"{n}-mlflow", {"dataframe_split": frame})
+        write_body(folder, f"{n}-mlflow", {"dataframe_split": frame}, key)
 
 
-def write_body(folder: Path, name: str, body: Row) -> None:
+def write_body(folder: Path, name: str, body: Row, key: str) -> None:
     (folder / f"{name}.json").write_text(json.dumps(body))
-    (folder / f"{name}.lua").write_text(WRK_BODY.format(path=folder / f"{name}.json"))
+    (folder / f"{name}.lua").write_text(WRK_BODY.format(path=folder / f"{name}.json", key=key))
 
 
 def benchmark(seconds: int) -> Row:

@@ -44,7 +44,7 @@ def collect_signals(settings: Settings, now: datetime) -> MonitoringSnapshot:
         raise LookupError("nothing to monitor: no version is champion; run `make train promote`")
     metadata = registry.metadata(settings, champion)
     log = PredictionLog(settings.prediction_db_url)
-    served = log.served(now - WINDOW, now, known_by=now)
+    served = log.monitored(now - WINDOW, now, known_by=now)
     own = served[served.model_version == champion]
     return MonitoringSnapshot(
         now=now,

@@ -59,6 +59,9 @@ class MlflowRegistry:
     def download(self, version: str, to: Path) -> Path:
         return model_registry.download(self._settings, version, to)
 
+    def verify(self, version: str, folder: Path) -> None:
+        model_registry.verify(self._settings, version, folder)
+
 
 def load_trained_model(folder: Path) -> TrainedModel:
     torch.set_num_threads(1)  # requests run in parallel; threads within one would wait for cores

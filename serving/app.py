@@ -17,13 +17,15 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from ontime.problem import QUESTION
 from ontime.settings import Settings
+from ontime.storage.outcomes import OutcomeLog
 from ontime.storage.prediction_log import PredictionLog
-from ontime.storage.schema import LoggedOutcome
 from ontime.storage.serving_history import ServingHistory
 from serving import errors
+from serving.access import AccessMiddleware
 from serving.batching import Batcher, Job
 from serving.body_limit import BodyLimitMiddleware
 from serving.dependencies import (
+    MAX_EXPLANATIONS,
     AppStateDep,
     IdempotencyKey,
     build_app_state,
@@ -31,10 +33,13 @@ from serving.dependencies import (
 )
 from serving.model_loader import Model, Registry
 from serving.observability import Metrics, RequestMiddleware, configure_logging
+from serving.outcome_rules import logged_outcomes
 from serving.predictor import FeatureReader
+from serving.problems import TooManyRequests
 from serving.reports import REPORT_HEADERS, find_report, list_reports
 from serving.schemas import (
     PROBLEM_RESPONSE,
+    CorrectionsResponse,
     DeploymentRow,
     ExplainRequest,
     ExplainResponse,
@@ -47,7 +52,7 @@ from serving.schemas import (
     Report,
 )
 
-routes = APIRouter(responses=dict.fromkeys((422, 500, 503), PROBLEM_RESPONSE))
+routes = APIRouter(responses=dict.fromkeys((401, 403, 422, 429, 500, 503), PROBLEM_RESPONSE))
 # Otherwise FastAPI asks OpenTelemetry for its providers on every request, and none is configured.
 NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
 WITH_BODY: dict[int | str, dict[str, Any]] = dict.fromkeys((400, 413), PROBLEM_RESPONSE)
@@ -59,7 +64,9 @@ async def predict(
 ) -> PredictResponse:
     """The probability of the positive label, and the decision, for each instance."""
     # Not by Depends: FastAPI would resolve two dependencies for every prediction.
-    job = Job(request, idempotency_key, http.state.trace_id)
+    caller = http.state.caller
+    key = idempotency_key and f"{caller.client}:{idempotency_key}"  # a client has its own keys
+    job = Job(request, key, http.state.trace_id, caller)
     batcher: Batcher = http.app.state.app_state.batcher
     return await batcher.submit(job)
 
@@ -67,18 +74,32 @@ async def predict(
 @routes.post("/explain", responses=WITH_BODY)
 def explain(request: ExplainRequest, state: AppStateDep) -> ExplainResponse:
     """The contribution of each group of inputs to one probability: its exact Shapley value."""
-    return state.predictor.explain(request)
+    if not state.explanations.acquire(blocking=False):
+        raise TooManyRequests(f"at most {MAX_EXPLANATIONS} explanations are computed at once")
+    try:
+        return state.predictor.explain(request)
+    finally:
+        state.explanations.release()
 
 
 @routes.post("/outcomes", responses=WITH_BODY)
-def outcomes(request: OutcomesRequest, state: AppStateDep) -> OutcomesResponse:
-    """Report labels. Idempotent by instance: the first report of an outcome is kept."""
-    counts = state.log.record_outcomes(
-        [LoggedOutcome(o.instance_id, o.label, o.details, o.known_at) for o in request.outcomes]
-    )
-    state.metrics.newest_outcome.set(max(o.known_at for o in request.outcomes).timestamp())
+def outcomes(request: OutcomesRequest, http: Request, state: AppStateDep) -> OutcomesResponse:
+    """Report labels of predicted instances. The first report of an outcome is kept."""
+    log = OutcomeLog(state.log)
+    counts = log.record(logged_outcomes(log, request), http.state.caller.client)
+    if counts.accepted:
+        state.metrics.newest_outcome.set(max(o.known_at for o in request.outcomes).timestamp())
     state.metrics.record_outcomes(counts)
     return OutcomesResponse.model_validate(counts)
+
+
+@routes.post("/outcomes/corrections", responses=WITH_BODY)
+def correct(request: OutcomesRequest, http: Request, state: AppStateDep) -> CorrectionsResponse:
+    """Replace reported outcomes that were wrong; the replaced reports are kept beside them."""
+    log = OutcomeLog(state.log)
+    reporter = http.state.caller.client
+    corrected = [o.instance_id for o in logged_outcomes(log, request) if log.correct(o, reporter)]
+    return CorrectionsResponse(corrected=corrected)
 
 
 @routes.get("/model")
@@ -156,6 +177,7 @@ def create_app(
     configure_logging()
     app = FastAPI(title="ontime", description=QUESTION, lifespan=lifespan, telemetry=NO_TELEMETRY)
     app.include_router(routes)
+    app.add_middleware(AccessMiddleware)
     app.add_middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes)
     app.add_middleware(RequestMiddleware, metrics=app_metrics)
     errors.install(app)

@@ -18,10 +18,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from serving.keyring import Caller
+from serving.problems import TooManyRequests
 from serving.schemas import MAX_INSTANCES, PredictRequest, PredictResponse
 
 MAX_BATCH = MAX_INSTANCES  # the largest request is a batch of its own
 MAX_QUEUED = 4_096  # instances
+MAX_QUEUED_PER_KEY = MAX_QUEUED // 2  # one client leaves room for others
 
 
 class QueueFull(RuntimeError):
@@ -33,8 +36,9 @@ class Job:
     """A request with what its client sent in headers."""
 
     request: PredictRequest
-    key: str | None  # Idempotency-Key
+    key: str | None  # Idempotency-Key, see `scoped_key`
     trace_id: str
+    caller: Caller
 
     @property
     def size(self) -> int:
@@ -84,15 +88,19 @@ class Batcher:
         """The response to one job.
 
         Raises:
+            TooManyRequests: if `MAX_QUEUED_PER_KEY` instances of the key wait.
             QueueFull: if `MAX_QUEUED` instances wait.
             Exception: whatever `process` returned for the job.
         """
+        if job.caller.queued + job.size > MAX_QUEUED_PER_KEY:
+            raise TooManyRequests(f"at most {MAX_QUEUED_PER_KEY} instances of a key wait")
         if self._queued + job.size > MAX_QUEUED:
             raise QueueFull(
                 f"at most {MAX_QUEUED} instances wait for a prediction; {self._queued} do"
             )
         future: asyncio.Future[PredictResponse] = self._loop.create_future()
         self._queued += job.size
+        job.caller.queued += job.size
         self._waiting.append((job, future))
         if not self._busy:
             self._busy = True
@@ -126,6 +134,7 @@ class Batcher:
     def _resolve(self, batch: Sequence[Waiting], results: Sequence[Result]) -> None:
         for (job, future), result in zip(batch, results, strict=True):
             self._queued -= job.size
+            job.caller.queued -= job.size
             if future.cancelled():  # the client is gone
                 continue
             if isinstance(result, Exception):

@@ -34,6 +34,9 @@ class BoundedRegistry:
     def download(self, version: str, to: Path) -> Path:
         return self._call(DOWNLOAD_TIMEOUT_S, lambda: self.registry.download(version, to))
 
+    def verify(self, version: str, folder: Path) -> None:
+        self._call(RESOLVE_TIMEOUT_S, lambda: self.registry.verify(version, folder))
+
     def _call(self, timeout_s: float, call: Callable[[], Result]) -> Result:
         if not self._slots.acquire(blocking=False):
             raise RegistryUnavailable(f"{MAX_CALLS} earlier calls to the registry have not ended")

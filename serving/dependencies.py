@@ -3,8 +3,8 @@
 import gc
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -13,16 +13,21 @@ from fastapi import Depends, Header, Request
 
 from ontime.errors import PredictionLogUnavailable
 from ontime.settings import Settings
+from ontime.storage.api_keys import LOCAL, ApiKeys, add_local_key
 from ontime.storage.decision_log import DecisionLog
 from ontime.storage.prediction_log import PredictionLog
 from serving.batching import Batcher
 from serving.bounded_registry import BoundedRegistry
+from serving.keyring import REFRESH_S, KeyRing
 from serving.model_cache import ModelCache
 from serving.model_loader import Model, ModelLoader, Registry
 from serving.model_manager import ModelManager
 from serving.observability import Metrics
 from serving.predictor import FeatureReader, Predictor
+from serving.problems import NoApiKey
 from serving.shadow import Shadow
+
+MAX_EXPLANATIONS = 2  # at once, per process; each takes a core for a tenth of a second and 50 MB
 
 log = structlog.get_logger()
 
@@ -32,10 +37,14 @@ class AppState:
     settings: Settings
     metrics: Metrics
     log: PredictionLog
+    keys: KeyRing
     manager: ModelManager
     shadow: Shadow | None
     predictor: Predictor
     batcher: Batcher
+    explanations: threading.Semaphore = field(
+        default_factory=lambda: threading.Semaphore(MAX_EXPLANATIONS)
+    )
 
 
 def build_app_state(
@@ -61,7 +70,10 @@ def build_app_state(
     shadow = Shadow(loader, manager, metrics) if settings.shadow else None
     predictor = Predictor(manager, features, prediction_log, metrics, shadow)
     batcher = Batcher(predictor.predict, settings.batch_wait_ms / 1000)
-    return AppState(settings, metrics, prediction_log, manager, shadow, predictor, batcher)
+    # On a developer's machine, pages and documentation need no key.
+    anonymous = ("read",) if settings.environment == "development" else ()
+    keys = KeyRing(ApiKeys(prediction_log), anonymous)
+    return AppState(settings, metrics, prediction_log, keys, manager, shadow, predictor, batcher)
 
 
 @contextmanager
@@ -75,6 +87,8 @@ def run_background_tasks(state: AppState) -> Iterator[None]:
         threading.Thread(
             target=_poll, args=(state, stop, migrated), name="poll", daemon=True
         ).start()
+    follow_keys = threading.Thread(target=_follow_keys, args=(state, stop), name="keys")
+    follow_keys.start()
     state.batcher.start()
     gc.freeze()  # a full collection of what start-up allocated costs a request 0.2 s
     try:
@@ -82,15 +96,33 @@ def run_background_tasks(state: AppState) -> Iterator[None]:
     finally:
         stop.set()
         state.batcher.stop()
+        follow_keys.join()
         if state.shadow is not None:
             state.shadow.stop()
         state.log.close()
 
 
 def _start(state: AppState) -> bool:
-    """Migrate the prediction log and deploy the champion; False if the database is unreachable."""
+    """Migrate the prediction log, read the keys and deploy the champion.
+
+    False if the database is unreachable.
+
+    Raises:
+        NoApiKey: in production, if there is none.
+    """
     try:
         state.log.migrate()
+        if state.settings.environment == "development":
+            created = not (state.settings.api_key or state.settings.api_key_file.exists())
+            add_local_key(state.settings, state.keys.keys)
+            if created:
+                use = f'curl -H "Authorization: Bearer $(cat {state.settings.api_key_file})"'
+                log.info("API key created", client=LOCAL, use=use)
+        if state.keys.refresh() == 0:
+            raise NoApiKey(
+                "in production the API starts with at least one API key, and there is none: run "
+                "`python -m serving.keys create --client NAME --scopes predict,outcomes`"
+            )
         migrated = True
     except PredictionLogUnavailable as error:
         log.warning("prediction log not migrated", detail=str(error))
@@ -113,6 +145,12 @@ def _poll(state: AppState, stop: threading.Event, migrated: bool) -> None:
             log.warning("monitoring metrics not published", detail=str(error))
         except Exception:  # one failed round must not end the thread
             log.exception("background task failed")
+
+
+def _follow_keys(state: AppState, stop: threading.Event) -> None:
+    while not stop.wait(REFRESH_S):
+        with suppress(PredictionLogUnavailable):  # the keys read last stay; `/ready` reports it
+            state.keys.refresh()
 
 
 def publish_monitoring_metrics(state: AppState) -> None:

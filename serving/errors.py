@@ -1,6 +1,7 @@
 """Exceptions become RFC 9457 problem details here and nowhere else."""
 
 import json
+import math
 import re
 import reprlib
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ from serving.model_loader import ModelRejected
 from serving.model_manager import NoChampion, SyncInProgress
 from serving.observability import TRACE_HEADER
 from serving.predictor import IdempotencyKeyConflict
+from serving.problems import NotAllowed, NotAuthenticated, OutcomeTooEarly, TooManyRequests
 from serving.schemas import PROBLEM_JSON, FieldError, ProblemDetails
 
 MAX_VALUE_CHARACTERS = 80
@@ -38,6 +40,9 @@ ERROR_RESPONSES: dict[type[Exception], tuple[int, str]] = {
     ModelRejected: (503, "promote another version; the deployed model stays"),
     QueueFull: (503, "retry after the time in Retry-After, or add workers"),
     SyncInProgress: (409, "read GET /model, and retry when that sync has ended"),
+    NotAuthenticated: (401, "send 'Authorization: Bearer KEY'; `make keys` creates one"),
+    NotAllowed: (403, "use a key with that scope; `make keys` creates one"),
+    TooManyRequests: (429, "retry after the time in Retry-After"),
     IdempotencyKeyConflict: (409, "use a new Idempotency-Key for a new request"),
 }
 
@@ -46,18 +51,24 @@ log = structlog.get_logger()
 
 def install(app: FastAPI) -> None:
     for kind in ERROR_RESPONSES:
-        app.add_exception_handler(kind, _handle_domain_error)
+        app.add_exception_handler(kind, domain_error_response)
+    app.add_exception_handler(OutcomeTooEarly, _handle_early_outcome)
     app.add_exception_handler(RequestValidationError, _handle_invalid_request)
     app.add_exception_handler(HTTPException, _handle_http_exception)
     app.add_exception_handler(Exception, _handle_unexpected_error)
 
 
-def _handle_domain_error(request: Request, error: Exception) -> Response:
+def domain_error_response(request: Request, error: Exception) -> Response:
+    """The response to one of `ERROR_RESPONSES`."""
     kind = next(kind for kind in type(error).__mro__ if kind in ERROR_RESPONSES)
     status, hint = ERROR_RESPONSES[kind]
     log.warning("request failed", status=status, detail=str(error))
     name = re.sub(r"\B(?=[A-Z])", "-", kind.__name__).lower()
-    headers = {"Retry-After": "1"} if kind is QueueFull else None
+    headers = {}
+    if isinstance(error, QueueFull | TooManyRequests):
+        headers["Retry-After"] = str(math.ceil(getattr(error, "retry_after_s", 1)))
+    if kind is NotAuthenticated:
+        headers["WWW-Authenticate"] = "Bearer"
     detail = error.public_detail if isinstance(error, Unavailable) else str(error)
     return _problem(status, detail, name, headers, hint=hint)
 
@@ -67,6 +78,13 @@ def _handle_invalid_request(request: Request, error: Exception) -> Response:
     errors = [_field_error(each) for each in error.errors()[:MAX_ERRORS]]
     detail = f"the request breaks {len(errors)} rule(s) and was rejected as a whole"
     return _problem(422, detail, "invalid-request", errors=errors)
+
+
+def _handle_early_outcome(request: Request, error: Exception) -> Response:
+    assert isinstance(error, OutcomeTooEarly)
+    field = FieldError(field=error.field, detail=str(error), value=error.value)
+    detail = "the request breaks 1 rule(s) and was rejected as a whole"
+    return _problem(422, detail, "invalid-request", errors=[field])
 
 
 def _handle_http_exception(request: Request, error: Exception) -> Response:

@@ -40,13 +40,16 @@ class Model(Protocol):
 
 
 class Registry(Protocol):
-    """The source of models. Both methods raise `RegistryUnavailable`."""
+    """The source of models. Every method raises `RegistryUnavailable`."""
 
     def resolve(self, alias: str) -> str | None:
         """The version that an alias names."""
 
     def download(self, version: str, to: Path) -> Path:
         """Copy the files of a version into the folder ``to`` and return it."""
+
+    def verify(self, version: str, folder: Path) -> None:
+        """Raise `ModelError` if the files in a folder are not those of the version."""
 
 
 class ModelRejected(RuntimeError):
@@ -61,8 +64,11 @@ class ModelLoader:
     load: Callable[[Path], Model]
     served_features: Sequence[str]
 
-    def load_and_validate(self, version: str) -> Model:
+    def load_and_validate(self, version: str, registry_is_down: bool = False) -> Model:
         """The model of a version, ready to be deployed.
+
+        A copy in the cache is compared with the registry, unless that does not respond: the copy's
+        own checksums are beside it.
 
         Raises:
             ModelRejected: if it does not load or is invalid; its cached copy is deleted.
@@ -70,7 +76,7 @@ class ModelLoader:
         """
         recorded = self.log.recent_inputs(SMOKE_TEST_ROWS)
         try:
-            model = self.load(self.cache.fetch(version, self.registry.download))
+            model = self.load(self._fetch(version, registry_is_down))
             self._check_metadata(model)
             smoke_test(model, recorded)
         except (RegistryUnavailable, PredictionLogUnavailable):
@@ -82,6 +88,18 @@ class ModelLoader:
             cause = str(error) if is_ours else "it does not load; the API's log has the cause"
             raise ModelRejected(f"version {version} cannot be deployed: {cause}") from error
         return model
+
+    def _fetch(self, version: str, registry_is_down: bool) -> Path:
+        folder = self.cache.fetch(version, self.registry.download)
+        if registry_is_down:
+            return folder
+        try:
+            self.registry.verify(version, folder)
+        except ModelError as error:
+            log.warning("cached copy discarded", model_version=version, detail=str(error))
+            self.cache.discard(version)
+            folder = self.cache.fetch(version, self.registry.download)
+        return folder
 
     def _check_metadata(self, model: Model) -> None:
         if unknown := sorted(set(model.spec.numeric) - set(self.served_features)):

@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 
 import structlog
 
-from ontime.errors import Unavailable
+from ontime.errors import RegistryUnavailable, Unavailable
 from ontime.storage.serving_history import ServingHistory
 from serving.model_loader import Model, ModelLoader, ModelRejected
 from serving.observability import Metrics
@@ -77,14 +77,16 @@ class ModelManager:
 
     def start(self) -> None:
         """Deploy the champion; if that fails, the newest usable version of the cache."""
-        self.poll()
-        if self.last_sync_error is None:
+        try:
+            self.sync_with_registry(retry_rejected=False)
             return
+        except Exception as error:  # recorded
+            registry_is_down = isinstance(error, RegistryUnavailable)
         for version in self.loader.cache.deployed():
             if self.deployed is not None:
                 return
             try:
-                self._deploy(version)
+                self._deploy(version, registry_is_down)
                 self._record_deployments()
             except Exception as error:
                 self._record_error(version, error)
@@ -127,8 +129,8 @@ class ModelManager:
         finally:
             self._sync_lock.release()
 
-    def _deploy(self, version: str) -> None:
-        model = self.loader.load_and_validate(version)
+    def _deploy(self, version: str, registry_is_down: bool = False) -> None:
+        model = self.loader.load_and_validate(version, registry_is_down)
         try:
             self.loader.cache.mark_deployed(version)
         except OSError as error:  # a full disk must not prevent the swap

@@ -58,10 +58,13 @@ class Metrics:
         counter = partial(Counter, namespace="ontime", registry=self.registry)
         self.predictions = counter("predictions", "Predictions returned", ["model_version"])
         self.missing = counter("features_missing", "Features without a value", ["feature"])
+        outside = "Predictions at a time that no model was trained for"
+        self.outside_training = counter("predictions_outside_training", outside)
         self.stale = counter("features_stale", "Features older than their TTL", ["feature"])
         self.log_failures = counter("prediction_log_failures", "Requests that were not logged")
         self.store_failures = counter("online_store_failures", "Failed reads of the online store")
         self.outcomes = counter("outcomes", "Outcomes reported", ["result"])
+        self.rejected = counter("rejected_requests", "Refused before they were read", ["reason"])
         self.swaps = counter("model_swaps", "Deployments of another model version")
         self.reload_failures = counter("model_reload_failures", "Failed syncs with the registry")
         self.shadow = counter("shadow_requests", "Requests for the challenger", ["result"])
@@ -167,6 +170,8 @@ class RequestMiddleware:
                     self.metrics.requests.labels(handler, method, f"{status // 100}xx").inc()
                     self.metrics.request_seconds.labels(handler, method).observe(seconds)
                     what = {"method": method, "path": scope["path"], "status": status}
+                    if (caller := scope["state"].get("caller")) is not None:
+                        what["client"] = caller.client
                     log.info("request completed", **what, duration_ms=round(seconds * 1e3, 2))
 
 

@@ -2,8 +2,7 @@
 
     take the model ─▶ read features ─▶ predict ─▶ log (commit) ─▶ respond
 
-Each arrow carries a batch of requests (`serving.batching`) as arrays: a data frame of one row costs
-more than the read and the network together.
+Each arrow carries a batch (`serving.batching`) as arrays: a data frame of one row costs more.
 
 An `Idempotency-Key` makes a retry safe: it is the request id in the prediction log, and the
 response is what is logged under it, also if two retries run at the same time.
@@ -92,9 +91,8 @@ class Predictor:
 
         deployed, _ = self.manager.current()
         read = self._read([request.instance], [request.as_of])
-        frame = read.frame
-        reference, values = contributions(cast("TrainedModel", deployed.model), frame)
-        spec, row = deployed.model.spec, frame.iloc[0]
+        reference, values = contributions(cast("TrainedModel", deployed.model), read.frame)
+        spec, row = deployed.model.spec, read.frame.iloc[0]
         groups = dict(spec.groups) | {name: (name,) for name in spec.categorical}
         return ExplainResponse(
             model_version=deployed.version,
@@ -171,14 +169,13 @@ class Predictor:
     def _log(self, rows: Sequence[Prediction], scored: "Scored") -> None:
         with self.metrics.log_failures.count_exceptions(PredictionLogUnavailable):
             self.log.record(rows, self.features.numeric)
+        self.metrics.outside_training.inc(sum(row.outside_training for row in rows))
         read = scored.read
         self.metrics.record_predictions(scored.deployed.version, len(rows), read)
-        if self.shadow is None:
-            return
-        if len(rows) < len(read.numeric):  # the champion failed for a request of the batch
-            self.metrics.shadow.labels("dropped").inc()
-        else:
+        if self.shadow is not None and len(rows) == len(read.numeric):
             self.shadow.enqueue([p.prediction_id for p in rows], read.fields, read.numeric)
+        elif self.shadow is not None:  # the champion failed for a request of the batch
+            self.metrics.shadow.labels("dropped").inc()
 
     def _read(self, instances: Sequence[Instance], as_of: Sequence[datetime]) -> "OnlineRead":
         with self.metrics.store_failures.count_exceptions(OnlineStoreUnavailable):
@@ -213,6 +210,8 @@ class Scored:
                 position=position,
                 trace_id=job.trace_id,
                 request_digest=digest,
+                client=job.caller.client,
+                production_traffic=job.caller.production_traffic,
                 instance_id=instance.instance_id,
                 model_version=version,
                 probability=float(self.probability[i]),
@@ -224,6 +223,7 @@ class Scored:
                 as_of=job.request.as_of,
                 due_at=instance.due_at,
                 predicted_at=self.taken_at,
+                outside_training=not instance.is_trained_for(job.request.as_of),
                 instance=fields[position],
             )
             for position, (i, instance) in enumerate(enumerate(job.request.instances, first))
@@ -235,8 +235,7 @@ def instance_columns(instances: Sequence[Instance]) -> dict[str, np.ndarray]:
     columns: dict[str, np.ndarray] = {}
     for name in Instance.model_fields:
         values = [getattr(instance, name) for instance in instances]
-        is_time = name in TIME_FIELDS
-        columns[name] = utc_times(values) if is_time else np.array(values, dtype=object)
+        columns[name] = utc_times(values) if name in TIME_FIELDS else np.array(values, dtype=object)
     return columns
 
 

@@ -33,7 +33,15 @@ def _check_as_of(instance: Instance, info: ValidationInfo) -> Instance:
     return instance
 
 
-AsOf = Annotated[UtcTime, Field(default_factory=partial(datetime.now, UTC))]
+def _check_not_future(moment: datetime) -> datetime:
+    if moment > datetime.now(UTC) + CLOCK_TOLERANCE:
+        raise rule_error("future", "as_of is not in the future", moment.isoformat())
+    return moment
+
+
+AsOf = Annotated[
+    UtcTime, AfterValidator(_check_not_future), Field(default_factory=partial(datetime.now, UTC))
+]
 PredictableInstance = Annotated[Instance, AfterValidator(_check_as_of)]
 
 
@@ -56,6 +64,7 @@ class PredictedInstance(BaseModel):
     uncertainty: float  # standard deviation of the ensemble members' probabilities
     features_missing: list[str]
     features_stale: list[str]
+    outside_training: bool  # as_of is at a distance that no model was trained for
 
 
 class PredictResponse(BaseModel):
@@ -108,15 +117,21 @@ class OutcomesRequest(StrictModel):
 
 
 class OutcomesResponse(BaseModel):
-    """accepted + duplicates + contradictions = number of outcomes reported."""
+    """The first four add up to the number of outcomes reported."""
 
     model_config = ConfigDict(from_attributes=True)
 
     accepted: int
     duplicates: int
     contradictions: int
-    never_predicted: int
+    never_predicted: int  # not stored: an outcome needs a prediction
     contradicting: list[str]  # instance ids; their first report is kept
+
+
+class CorrectionsResponse(BaseModel):
+    """The instances whose outcome was replaced; the others have that outcome, or none yet."""
+
+    corrected: list[str]
 
 
 class SyncError(BaseModel):

@@ -7,8 +7,7 @@ rows that became known are written to the online store, instances whose predicti
 are predicted over HTTP, and outcomes that became known are reported. Monitoring runs once a week.
 
 A replay can be stopped at any moment, ``kill -9`` included. Each step of a tick is idempotent
-(upserts, idempotency keys, outcomes by instance), and a tick is done once it is in the progress
-file; the next run continues after it.
+(upserts, idempotency keys, outcomes by instance); a run continues after the last saved tick.
 """
 
 import argparse
@@ -21,6 +20,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from time import perf_counter
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import numpy as np
@@ -221,9 +221,9 @@ class Client:
 
 
 def is_transient(error: BaseException) -> bool:
-    """True if the API cannot be reached or responds 503; every request can be repeated."""
+    """True if the API cannot be reached or is busy; every request can be repeated."""
     if isinstance(error, httpx.HTTPStatusError):
-        return error.response.status_code == httpx.codes.SERVICE_UNAVAILABLE
+        return error.response.status_code in (429, 503)
     return isinstance(error, httpx.TransportError)
 
 
@@ -253,14 +253,15 @@ def replay(start: datetime = DEMO_START, end: datetime = DEMO_END) -> Progress:
     path = progress_file(settings)
     progress = Progress.load(path)
     if progress is None or not progress.covers(start, end):
-        run = f"{start:%Y%m%d}-{end:%Y%m%d}"
-        progress = Progress(run, start.isoformat(), end.isoformat(), start.isoformat())
+        progress = Progress(uuid4().hex, start.isoformat(), end.isoformat(), start.isoformat())
+        progress.save(path)  # its random keys, before the first request under them
     done = datetime.fromisoformat(progress.last_tick)
     if done > start:
         print(f"continues after {progress.last_tick}")
     data = ReplayData.load(settings, start, done, end)
     writer = OnlineWriter(open_feature_store(settings))
-    with httpx.Client(base_url=settings.api_url, timeout=TIMEOUT_S) as http:
+    url, headers = settings.api_url, settings.client_headers
+    with httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_S) as http:
         client = Client(http, progress)
         for tick in ticks(done, end):
             started = perf_counter()

@@ -39,6 +39,7 @@ for name in [name for name in os.environ if name.startswith("ONTIME_")]:
 Settings.model_config["env_file"] = None
 os.environ |= {
     "ONTIME_DATA_DIR": str(HOME / "var"),
+    "ONTIME_API_KEY": "key-of-the-tests",
     "PREFECT_HOME": str(HOME / "prefect"),
     "PREFECT_LOGGING_LEVEL": "WARNING",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

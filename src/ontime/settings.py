@@ -40,6 +40,9 @@ class Settings(BaseSettings):
     )
     # Not 8000: Prefect's temporary server takes a port between 8000 and 8999.
     api_url: str = Field("http://127.0.0.1:9000", description="address of the API for its clients")
+    api_key: str = Field(
+        "", description="API key of the clients; empty: the one in data_dir/api.key"
+    )
     max_body_bytes: int = Field(
         2_000_000, gt=0, description="largest request body; 5,000 outcomes take 1 MB"
     )
@@ -66,15 +69,28 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def reject_development_secrets(self) -> "Settings":
-        addresses = ("mlflow_url", "prediction_db_url", "feast_registry_url", "redis_url")
-        default = [name for name in addresses if DEVELOPMENT_SECRET in getattr(self, name)]
+        secrets = ("mlflow_url", "prediction_db_url", "feast_registry_url", "redis_url", "api_key")
+        default = [name for name in secrets if DEVELOPMENT_SECRET in getattr(self, name)]
         if self.environment == "production" and default:
             names = ", ".join(f"ONTIME_{name.upper()}" for name in default)
             raise ValueError(
-                f"in production no address contains the password {DEVELOPMENT_SECRET!r}, and these "
-                f"do: {names}. Set the passwords, or ONTIME_ENVIRONMENT=development"
+                f"in production no address or key contains {DEVELOPMENT_SECRET!r}, and these do: "
+                f"{names}. Set the passwords, or ONTIME_ENVIRONMENT=development"
             )
         return self
+
+    @property
+    def api_key_file(self) -> Path:
+        """The key that a development API creates at its first start."""
+        return self.data_dir / "api.key"
+
+    @property
+    def client_headers(self) -> dict[str, str]:
+        """The headers with which a client of the API authenticates itself."""
+        key = self.api_key
+        if not key and self.api_key_file.exists():
+            key = self.api_key_file.read_text().strip()
+        return {"Authorization": f"Bearer {key}"} if key else {}
 
     @property
     def tables_dir(self) -> Path:

@@ -22,6 +22,7 @@ from ontime.problem import DEMO_START, outcome_of
 from ontime.settings import ROOT
 from tests.e2e.conftest import (
     ALERTS,
+    AUTHENTICATED,
     REPLAY_END,
     REVISION,
     RULES,
@@ -51,7 +52,7 @@ def n_predictions(stack: Stack) -> int:
 def assert_logged_once(stack: Stack, keys: list[str]) -> None:
     rows = stack.sql("SELECT request_id, count(*) FROM predictions GROUP BY request_id")
     counts = dict(rows)
-    assert {key: counts.get(key) for key in keys} == dict.fromkeys(keys, "1")
+    assert {key: counts.get(f"local:{key}") for key in keys} == dict.fromkeys(keys, "1")
 
 
 def test_it_is_ready_and_a_prediction_is_logged(stack: Stack) -> None:
@@ -65,7 +66,9 @@ def test_it_is_ready_and_a_prediction_is_logged(stack: Stack) -> None:
 
 def test_the_features_of_the_first_hour_are_fresh(stack: Stack, rows: pd.DataFrame) -> None:
     request = prediction_request(rows, DEMO_START)
-    response = httpx.post(f"{stack.url('API')}/predict", json=request).raise_for_status()
+    response = httpx.post(
+        f"{stack.url('API')}/predict", json=request, headers=AUTHENTICATED
+    ).raise_for_status()
     predictions = response.json()["predictions"]
     assert all(prediction["features_stale"] == [] for prediction in predictions)
     assert any(prediction["features_missing"] == [] for prediction in predictions)
@@ -74,7 +77,9 @@ def test_the_features_of_the_first_hour_are_fresh(stack: Stack, rows: pd.DataFra
 def test_a_line_of_the_log_and_a_row_of_the_table_share_their_id(stack: Stack) -> None:
     response = stack.predict("traced")
     trace_id = response.headers["X-Request-ID"]
-    assert stack.sql("SELECT trace_id FROM predictions WHERE request_id = 'traced'") == [[trace_id]]
+    assert stack.sql("SELECT trace_id FROM predictions WHERE request_id = 'local:traced'") == [
+        [trace_id]
+    ]
     lines = [json.loads(line) for line in stack.lines("api") if trace_id in line]
     assert [line["status"] for line in lines if line["event"] == "request completed"] == [200]
 
@@ -189,11 +194,14 @@ def test_a_full_disk_is_reported_and_loses_nothing(stack: Stack, rows: pd.DataFr
     crashes = stack.state("postgres")["RestartCount"]
     after_the_replay = rows.tail(2).to_dict("records")
     report = {"outcomes": [outcome_of(row) for row in after_the_replay]}
+    for row in after_the_replay:  # an outcome needs a prediction
+        request = prediction_request(rows, row["event_timestamp"])
+        httpx.post(f"{stack.url('API')}/predict", json=request, headers=AUTHENTICATED)
     ids = ", ".join(f"'{row['instance_id']}'" for row in after_the_replay)
     written = f"SELECT count(*) FROM outcomes WHERE instance_id IN ({ids})"
 
     def post_outcomes() -> httpx.Response:
-        return httpx.post(f"{stack.url('API')}/outcomes", json=report)
+        return httpx.post(f"{stack.url('API')}/outcomes", json=report, headers=AUTHENTICATED)
 
     sent: dict[str, httpx.Response] = {}
 
@@ -211,7 +219,7 @@ def test_a_full_disk_is_reported_and_loses_nothing(stack: Stack, rows: pd.DataFr
         alert = "PredictionLogUnavailable"
         wait_until(lambda: stack.fires(alert), 30, f"alert {alert}")
         wait_until(lambda: stack.fires("HighErrorRate"), 120, "alert HighErrorRate")
-        assert stack.sql(f"SELECT 1 FROM predictions WHERE request_id = '{failed_key}'") == []
+        assert stack.sql(f"SELECT 1 FROM predictions WHERE request_id = 'local:{failed_key}'") == []
         assert stack.sql(written) == [["0"]]
         stack.in_postgres("rm /dev/shm/filler")
         began = time.monotonic()
@@ -275,7 +283,7 @@ def test_the_closed_loop_runs_through_prefect(stack: Stack, rows: pd.DataFrame) 
     replayed = rows[(rows.event_timestamp > DEMO_START) & (rows.event_timestamp <= REPLAY_END)]
     logged = stack.sql(
         "SELECT count(*), count(DISTINCT instance_id) FROM predictions "
-        f"WHERE request_id LIKE '{DEMO_START:%Y%m%d}-%'"
+        "WHERE request_id ~ '^local:[0-9a-f]{32}-'"  # the replay's idempotency keys
     )
     assert logged == [[str(len(replayed)), str(len(replayed))]]
     projects = httpx.get(f"{stack.url('EVIDENTLY')}/api/projects").json()
@@ -288,7 +296,9 @@ def test_a_request_long_after_the_last_features_is_flagged(
     request = prediction_request(rows, REPLAY_END + timedelta(days=7))
 
     def predict() -> list[list[str]]:
-        response = httpx.post(f"{stack.url('API')}/predict", json=request).raise_for_status()
+        response = httpx.post(
+            f"{stack.url('API')}/predict", json=request, headers=AUTHENTICATED
+        ).raise_for_status()
         return [prediction["features_stale"] for prediction in response.json()["predictions"]]
 
     assert all(predict())

@@ -19,6 +19,7 @@ from ontime.storage.prediction_log import PredictionLog
 from ontime.storage.schema import METADATA
 from serving.app import create_app
 from tests.integration.conftest import RealPostgres
+from tests.unit.serving.conftest import client_of
 from tests.unit.serving.fakes import (
     AS_OF,
     FakeFeatures,
@@ -54,7 +55,7 @@ def api(log: PredictionLog, postgres: RealPostgres, tmp_path: Path) -> Iterator[
         registry=registry,
         load_model=load_fake,
     )
-    with TestClient(app, raise_server_exceptions=False) as client:
+    with client_of(app) as client:
         yield client
 
 
@@ -83,7 +84,7 @@ def test_what_is_written_reads_back_equal(api: TestClient, log: PredictionLog) -
 
     assert first.status_code == 200
     assert first.json() == again.json()
-    frame = log.served(AS_OF, AS_OF + HOUR).set_index("request_id").loc[["postgres-1"]]
+    frame = log.served(AS_OF, AS_OF + HOUR).set_index("request_id").loc[["local:postgres-1"]]
     assert frame.position.tolist() == [0, 1]
     assert frame.features_missing.tolist() == [[], ["signal"]]
     assert frame.signal.isna().tolist() == [False, True]
@@ -100,7 +101,7 @@ def test_concurrent_retries_get_one_prediction(api: TestClient, log: PredictionL
         responses = list(clients.map(post, range(8)))
 
     assert all(response == responses[0] for response in responses)
-    assert len(log.responses(["postgres-race"])["postgres-race"]) == 1
+    assert len(log.responses(["local:postgres-race"])["local:postgres-race"]) == 1
 
 
 def test_two_promotions_cannot_reserve_the_same_change(log: PredictionLog) -> None:
@@ -131,12 +132,12 @@ def test_when_postgres_is_killed_under_load_no_response_is_without_its_row(
     assert max(seconds for _, _, seconds in responses) < BOUND_S
     for key, status, _ in responses:
         # A commit whose confirmation was lost may be in the log; the opposite is an error.
-        assert status != 200 or len(log.responses([key])[key]) == 1
+        assert status != 200 or len(log.responses([f"local:{key}"])[f"local:{key}"]) == 1
     for key, status, _ in responses:
         if status == 503:  # a retry with the same key in the same process
             headers = {"Idempotency-Key": key}
             assert api.post("/predict", json=request_body(), headers=headers).status_code == 200
-            assert len(log.responses([key])[key]) == 1
+            assert len(log.responses([f"local:{key}"])[f"local:{key}"]) == 1
 
 
 def test_when_postgres_is_suspended_a_request_fails_in_seconds_and_later_ones_work(
@@ -154,7 +155,7 @@ def test_when_postgres_is_suspended_a_request_fails_in_seconds_and_later_ones_wo
     assert failed.status_code == 503
     assert seconds < BOUND_S
     assert api.post("/predict", json=request_body(), headers=headers).status_code == 200
-    assert len(log.responses(["suspended"])["suspended"]) == 1
+    assert len(log.responses(["local:suspended"])["local:suspended"]) == 1
 
 
 def test_an_app_without_a_database_starts_unready_and_recovers(
@@ -171,7 +172,7 @@ def test_an_app_without_a_database_starts_unready_and_recovers(
     )
     postgres.server.kill()
     try:
-        with TestClient(app, raise_server_exceptions=False) as client:
+        with client_of(app) as client:
             assert client.get("/health").status_code == 200
             assert client.get("/ready").status_code == 503
             postgres.server.start()

@@ -1,6 +1,6 @@
 """The rules of a flight in a prediction request, and of the outcome of a flight."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -8,8 +8,17 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticCustomError
 
 from ontime.data.timestamps import parse_utc
-from ontime.problem import EXAMPLE_AS_OF, EXAMPLE_INSTANCE, EXAMPLE_OUTCOME, Instance, Outcome
+from ontime.problem import (
+    EXAMPLE_AS_OF,
+    EXAMPLE_INSTANCE,
+    EXAMPLE_OUTCOME,
+    Instance,
+    Outcome,
+    examples,
+)
+from ontime.problem.api import EARLY_BY
 from ontime.problem.definition import LABEL_DUE_AFTER
+from tests.conftest import Source
 
 DEPARTURE = EXAMPLE_INSTANCE["scheduled_departure"]
 CANCELLED = {"status": "cancelled", "arrival_delay_min": None}
@@ -163,3 +172,37 @@ def test_two_reports_agree_if_status_and_delay_do() -> None:
     assert outcome(known_at="2013-05-01T20:00Z").details == first.details
     assert outcome(arrival_delay_min=22.0).details != first.details
     assert outcome(**CANCELLED).details != first.details
+
+
+@pytest.mark.parametrize(
+    ("status", "delay", "earliest"),
+    [("arrived", 21.0, "2013-05-01T12:15:00Z"), ("cancelled", None, "2013-05-01T12:15:00Z")],
+)
+def test_a_short_flight_has_no_outcome_before_its_departure(
+    status: str, delay: float | None, earliest: str
+) -> None:
+    instance = Instance.model_validate(
+        EXAMPLE_INSTANCE | {"scheduled_arrival": "2013-05-01T09:15:00-04:00"}
+    )
+    found = outcome(status=status, arrival_delay_min=delay).earliest_known_at(instance)
+    assert found == datetime.fromisoformat(earliest)
+
+
+def test_an_arrival_is_known_at_most_two_hours_before_its_schedule(source: Source) -> None:
+    instance = Instance.model_validate(EXAMPLE_INSTANCE)
+    assert outcome().earliest_known_at(instance) == datetime(2013, 5, 1, 13, 19, tzinfo=UTC)
+    rows = examples(source.tables)
+    early = rows.scheduled_arrival - rows.outcome_known_at
+    assert early[rows.status == "arrived"].max() < EARLY_BY
+    assert (rows.outcome_known_at >= rows.scheduled_departure).all()
+
+
+def test_models_are_trained_from_two_to_three_hours_before_departure(source: Source) -> None:
+    instance = Instance.model_validate(EXAMPLE_INSTANCE)
+    departure = instance.scheduled_departure
+    leads = {60: False, 119: False, 120: True, 179: True, 180: False, 45 * 24 * 60: False}
+    for minutes, trained in leads.items():
+        assert instance.is_trained_for(departure - timedelta(minutes=minutes)) is trained
+    rows = examples(source.tables)
+    lead = rows.scheduled_departure - rows.event_timestamp
+    assert lead.between(timedelta(hours=2), timedelta(hours=3), inclusive="left").all()

@@ -78,7 +78,9 @@ class System:
         return self.start + 10 * DAY
 
     def get(self, path: str) -> Any:
-        response = httpx.get(f"{self.settings.api_url}{path}", timeout=30)
+        response = httpx.get(
+            f"{self.settings.api_url}{path}", headers=self.settings.client_headers, timeout=30
+        )
         return response.raise_for_status().json()
 
     def served(self) -> pd.DataFrame:
@@ -281,7 +283,9 @@ class Traffic(threading.Thread):
         self.body = {"as_of": as_of, "instances": [request_of(row)]}
 
     def run(self) -> None:
-        with httpx.Client(base_url=self.system.settings.api_url, timeout=30) as http:
+        settings = self.system.settings
+        url, headers = settings.api_url, settings.client_headers
+        with httpx.Client(base_url=url, headers=headers, timeout=30) as http:
             while not self.stopping.is_set():
                 key, started = f"traffic-{self.number}-{len(self.responses)}", perf_counter()
                 response = http.post("/predict", json=self.body, headers={"Idempotency-Key": key})
@@ -323,7 +327,10 @@ def test_a_rollback_under_load_fails_no_request_and_the_log_agrees(system: Syste
         versions = [version for *_, version in client.responses]
         assert [version for version, _ in groupby(versions)] == [last.version, last.replaced]
         for key, _, version in client.responses:
-            assert {row["model_version"] for row in system.log.responses([key])[key]} == {version}
+            assert {
+                row["model_version"]
+                for row in system.log.responses([f"local:{key}"])[f"local:{key}"]
+            } == {version}
     seconds = [second for client in clients for second in client.seconds]
     print(f"rollback {took:.2f} s; {len(seconds)} responses, median {np.median(seconds):.3f} s, "
           f"longest {max(seconds):.3f} s")  # fmt: skip
@@ -368,7 +375,8 @@ def test_the_documented_example_is_predicted_and_its_stale_features_are_named(
     system: System,
 ) -> None:
     body = {"as_of": EXAMPLE_AS_OF, "instances": [EXAMPLE_INSTANCE]}
-    response = httpx.post(f"{system.settings.api_url}/predict", json=body, timeout=30)
+    url, headers = f"{system.settings.api_url}/predict", system.settings.client_headers
+    response = httpx.post(url, json=body, headers=headers, timeout=30)
     (prediction,) = response.raise_for_status().json()["predictions"]
     assert 0 < prediction["probability"] < 1
     assert prediction["features_stale"], "the online store ends long before the example"

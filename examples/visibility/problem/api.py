@@ -1,9 +1,9 @@
 """The visibility problem's part of the HTTP API: a window to predict, and an outcome to report."""
 
 from datetime import datetime, timedelta
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, Strict, model_validator
+from pydantic import AfterValidator, Field, Strict
 
 from ontime.data.api_types import StrictModel, UtcTime, rule_error
 from ontime.problem.definition import (
@@ -40,6 +40,10 @@ class Instance(Window):
         """When the outcome is expected to be known."""
         return self.window_start + LABEL_DUE_AFTER
 
+    def is_trained_for(self, as_of: datetime) -> bool:
+        """True: `check_as_of` allows the hour of training only."""
+        return True
+
     def check_as_of(self, as_of: datetime) -> None:
         """Raise a validation error unless ``as_of`` is in the first hour of the window.
 
@@ -56,12 +60,9 @@ class Outcome(Window):
     min_visibility_mi: Annotated[float, Strict(), Field(ge=0, le=100, allow_inf_nan=False)]
     known_at: UtcTime
 
-    @model_validator(mode="after")
-    def is_complete(self) -> Self:
-        if self.known_at < self.window_start + WINDOW:
-            rule = "known_at is six hours or more after window_start"
-            raise rule_error("known_at", rule, self.known_at.isoformat())
-        return self
+    def earliest_known_at(self, instance: Instance) -> datetime:
+        """The earliest moment at which this outcome can be known: the end of the window."""
+        return instance.window_start + WINDOW
 
     @property
     def label(self) -> bool:

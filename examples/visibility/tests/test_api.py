@@ -40,12 +40,17 @@ def test_a_window_is_predicted_in_its_first_hour_only() -> None:
     [
         ({"min_visibility_mi": -0.1}, "greater than or equal to 0"),
         ({"min_visibility_mi": "3"}, "valid number"),
-        ({"known_at": "2013-05-01T19:59:00Z"}, "six hours or more"),
     ],
 )
 def test_an_outcome_that_breaks_a_rule_is_invalid(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         Outcome.model_validate(EXAMPLE_OUTCOME | changes)
+
+
+def test_an_outcome_is_known_at_the_end_of_its_window() -> None:
+    instance = Instance.model_validate(EXAMPLE_INSTANCE)
+    outcome = Outcome.model_validate(EXAMPLE_OUTCOME)
+    assert outcome.earliest_known_at(instance) == outcome.known_at
 
 
 @pytest.mark.parametrize(("visibility", "label"), [(0.0, True), (2.99, True), (3.0, False)])

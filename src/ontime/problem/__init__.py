@@ -24,8 +24,10 @@ Features (`views`, `request_features`, ``sql/``)
     VIEWS, ENTITY_KEYS, FEATURE_SPEC, SQL_FOLDER, SQL_MACROS, INTERMEDIATE_TABLES
     request_features(columns, as_of), entity_key_columns(columns)   arrays in, arrays out
 API (`api`)
-    Instance                pydantic model with instance_id, due_at, check_as_of(as_of)
-    Outcome                 pydantic model with instance_id, label, known_at, details
+    Instance                pydantic model with instance_id, due_at, check_as_of(as_of),
+                            is_trained_for(as_of)
+    Outcome                 pydantic model with instance_id, label, known_at, details,
+                            earliest_known_at(instance)
     EXAMPLE_AS_OF, EXAMPLE_INSTANCE, EXAMPLE_OUTCOME    JSON values
 Hyperparameters
     HYPERPARAMETERS_FILE    JSON; written by ``make tune``

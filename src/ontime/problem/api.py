@@ -8,10 +8,16 @@ from pydantic import AfterValidator, Field, Strict, model_validator
 from pydantic_core import PydanticCustomError
 
 from ontime.data.api_types import StrictModel, UtcTime, rule_error
-from ontime.problem.definition import LABEL_DUE_AFTER, LATE_MIN
+from ontime.problem.definition import (
+    LABEL_DUE_AFTER,
+    LATE_MIN,
+    PREDICTION_HORIZON,
+    PREDICTION_INTERVAL,
+)
 from ontime.problem.flights import KNOWN_CARRIERS, KNOWN_DESTINATIONS, KNOWN_ORIGINS, flight_id
 
 LONGEST_BLOCK = timedelta(hours=24)  # the longest in the data is 11 h 40 min
+EARLY_BY = timedelta(hours=2)  # the earliest arrival in the data is 86 minutes early
 LOWEST_DELAY_MIN, HIGHEST_DELAY_MIN = -24 * 60, 7 * 24 * 60  # a day early to a week late
 
 
@@ -69,6 +75,11 @@ class Instance(StrictModel):
         """When the outcome is expected to be known."""
         return self.scheduled_departure + LABEL_DUE_AFTER
 
+    def is_trained_for(self, as_of: datetime) -> bool:
+        """True if models are trained on predictions this long before the departure."""
+        lead = self.scheduled_departure - as_of
+        return PREDICTION_HORIZON <= lead < PREDICTION_HORIZON + PREDICTION_INTERVAL
+
     def check_as_of(self, as_of: datetime) -> None:
         """Raise a validation error unless the flight can still be predicted at ``as_of``."""
         if self.scheduled_departure <= as_of:
@@ -99,6 +110,16 @@ class Outcome(StrictModel):
     def instance_id(self) -> str:
         """The id of the instance that this is the outcome of."""
         return flight_id(self.carrier, self.flight, self.origin, self.scheduled_departure)
+
+    def earliest_known_at(self, instance: Instance) -> datetime:
+        """The earliest moment at which this outcome of an instance can be known.
+
+        An arrival within `EARLY_BY` of its schedule; a cancellation or diversion from departure on.
+        """
+        departure = instance.scheduled_departure
+        if self.status != "arrived":
+            return departure
+        return max(departure, instance.scheduled_arrival - EARLY_BY)
 
     @property
     def label(self) -> bool:

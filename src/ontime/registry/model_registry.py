@@ -192,15 +192,26 @@ def download(settings: Settings, version: str, to: Path) -> Path:
             artifact_uri=f"models:/{MODEL_NAME}/{version}", dst_path=scratch
         )
         folder = next(Path(downloaded).rglob(DESCRIPTION_FILE)).parent
-        tags = _client(settings).get_model_version(MODEL_NAME, version).tags
-        found = weights_digest(folder)
-        if (expected := tags.get(WEIGHTS_TAG, found)) != found:
-            raise ModelError(
-                f"the weights of version {version} have the SHA-256 of its tag {WEIGHTS_TAG}, "
-                f"{expected[:16]}…; the downloaded ones have {found[:16]}…"
-            )
+        verify(settings, version, folder)
         shutil.copytree(folder, to, dirs_exist_ok=True)
     return to
+
+
+def verify(settings: Settings, version: str, folder: Path) -> None:
+    """Compare the model files in a folder with the version.
+
+    Raises:
+        ModelError: if the version has the SHA-256 of its weights as a tag, and these have another.
+        RegistryUnavailable: if the registry does not respond.
+    """
+    with wrap_mlflow_errors():
+        tags = _client(settings).get_model_version(MODEL_NAME, version).tags
+    found = weights_digest(folder)
+    if (expected := tags.get(WEIGHTS_TAG, found)) != found:
+        raise ModelError(
+            f"the weights of version {version} have the SHA-256 of its tag {WEIGHTS_TAG}, "
+            f"{expected[:16]}…; these have {found[:16]}…"
+        )
 
 
 def weights_digest(folder: Path) -> str:

@@ -1,26 +1,24 @@
 """The prediction log: each prediction with its inputs, its model version and, later, its outcome.
 
 Predictions and outcomes are in one database, SQLite by default and Postgres by URL, so that
-monitoring can join them. An outcome counts from the time at which it was known (`known_by`), not
-from the time at which it was written.
+monitoring can join them; `ontime.storage.outcomes` writes outcomes.
 
 - `record` returns after its commit, and responses are sent after `record`; ``kill -9`` loses no
   prediction that was returned.
 - Features as one JSON array of float32 (shortest digits that read back equal; NaN is null), names
   stored once per list: 1.2 KB per prediction instead of 4.2 KB.
-- The first report of an outcome is kept; a contradicting one is stored beside it.
 - Migrations run only in `migrate`; before, each method raises `PredictionLogUnavailable`.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
-from sqlalchemy import Connection, Executable, Table, func, insert, select
+from sqlalchemy import Connection, Executable, func, insert, select
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -32,13 +30,10 @@ from ontime.storage.migrations import check_revision, find_revision, upgrade
 from ontime.storage.schema import (
     FEATURE_SETS,
     METADATA,
-    OUTCOME_CONTRADICTIONS,
     OUTCOMES,
     PREDICTIONS,
     SCHEMA_VERSION,
     SHADOW_PREDICTIONS,
-    LoggedOutcome,
-    OutcomeCounts,
     Prediction,
     UtcDateTime,
 )
@@ -113,34 +108,6 @@ class PredictionLog:
         with self.transaction() as connection:
             connection.execute(insert(SHADOW_PREDICTIONS), rows)
 
-    def record_outcomes(self, outcomes: Sequence[LoggedOutcome]) -> OutcomeCounts:
-        """Write outcomes, idempotent by instance."""
-        try:
-            return self._record_outcomes(outcomes)
-        except IntegrityError:  # a concurrent report inserted one of them; the retry reads it
-            return self._record_outcomes(outcomes)
-
-    def _record_outcomes(self, outcomes: Sequence[LoggedOutcome]) -> OutcomeCounts:
-        with self.transaction() as connection:
-            first = _logged_outcomes(connection, {outcome.instance_id for outcome in outcomes})
-            accepted, contradicting = [], []
-            for outcome in outcomes:
-                if (logged := first.setdefault(outcome.instance_id, outcome)) is outcome:
-                    accepted.append(outcome)
-                elif not outcome.agrees(logged):
-                    contradicting.append(outcome)
-            reported = {"reported_at": datetime.now(UTC)}
-            _insert(connection, OUTCOMES, [vars(o) | reported for o in accepted])
-            _insert(connection, OUTCOME_CONTRADICTIONS, [vars(o) | reported for o in contradicting])
-            predicted = _count_predicted(connection, [o.instance_id for o in accepted])
-        return OutcomeCounts(
-            accepted=len(accepted),
-            duplicates=len(outcomes) - len(accepted) - len(contradicting),
-            contradictions=len(contradicting),
-            never_predicted=len(accepted) - predicted,
-            contradicting=[outcome.instance_id for outcome in contradicting],
-        )
-
     def served(
         self, since: datetime, until: datetime, known_by: datetime | None = None
     ) -> pd.DataFrame:
@@ -163,7 +130,24 @@ class PredictionLog:
             column.name for column in query.selected_columns if isinstance(column.type, UtcDateTime)
         ]
         types = dict.fromkeys(times, UTC_TIMESTAMP)  # also where there is no row
-        return self._frame(query).astype(types | {"label": "boolean", "decision": "boolean"})
+        return self._frame(query).astype(
+            types
+            | {
+                "label": "boolean",
+                "decision": "boolean",
+                "production_traffic": "bool",
+                "outside_training": "bool",
+            }
+        )
+
+    def monitored(self, since: datetime, until: datetime, known_by: datetime) -> pd.DataFrame:
+        """The rows of `served` that monitoring counts: production traffic, each instance once.
+
+        The first prediction of an instance counts, which no later request can change.
+        """
+        rows = self.served(since, until, known_by)
+        rows = rows[rows.production_traffic].sort_values("predicted_at", kind="stable")
+        return rows.drop_duplicates("instance_id").sort_index()
 
     def recent_inputs(self, n: int) -> pd.DataFrame:
         """Inputs of the last `n` predictions: the request fields and every feature."""
@@ -244,22 +228,3 @@ class PredictionLog:
             raise PredictionLogUnavailable(
                 f"the prediction log {where} does not work: {cause}"
             ) from error
-
-
-def _logged_outcomes(
-    connection: Connection, instance_ids: Iterable[str]
-) -> dict[str, LoggedOutcome]:
-    columns = OUTCOMES.c["instance_id", "label", "details", "known_at"]
-    rows = connection.execute(select(*columns).where(OUTCOMES.c.instance_id.in_(instance_ids)))
-    return {row.instance_id: LoggedOutcome(*row) for row in rows}
-
-
-def _insert(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
-    if rows:
-        connection.execute(insert(table), rows)
-
-
-def _count_predicted(connection: Connection, instance_ids: Sequence[str]) -> int:
-    instance_id = PREDICTIONS.c.instance_id
-    query = select(func.count(instance_id.distinct())).where(instance_id.in_(instance_ids))
-    return int(connection.execute(query).scalar_one())

@@ -27,7 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeDecorator
 
-SCHEMA_VERSION = "0002"  # the newest revision in migrations/versions
+SCHEMA_VERSION = "0003"  # the newest revision in migrations/versions
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -70,6 +70,9 @@ PREDICTIONS = Table(
     Column("predicted_at", UtcDateTime, nullable=False, comment="wall clock"),
     Column("as_of", UtcDateTime, nullable=False, comment="prediction time"),
     Column("due_at", UtcDateTime, nullable=False, comment="when the outcome is expected"),
+    Column("client", Text, comment="whose key was sent; null: logged before 0003"),
+    Column("production_traffic", Boolean, nullable=False, comment="monitoring counts no other"),
+    Column("outside_training", Boolean, nullable=False, comment="of the times of training"),
     UniqueConstraint("request_id", "position"),
     Index("predictions_by_instance", "instance_id"),
     Index("predictions_by_as_of", "as_of"),
@@ -102,7 +105,8 @@ OUTCOMES = Table(
     Column("details", JSON, nullable=False, comment="what was reported"),
     Column("known_at", UtcDateTime, nullable=False, comment="on the clock of as_of"),
     Column("reported_at", UtcDateTime, nullable=False, comment="wall clock"),
-    comment="One row per instance: the first report of its outcome, predicted or not.",
+    Column("reporter", Text, comment="client; null: reported before 0003"),
+    comment="One row per instance: the first report of its outcome, or its correction.",
 )
 
 OUTCOME_CONTRADICTIONS = Table(
@@ -114,7 +118,9 @@ OUTCOME_CONTRADICTIONS = Table(
     Column("details", JSON, nullable=False),
     Column("known_at", UtcDateTime, nullable=False),
     Column("reported_at", UtcDateTime, nullable=False),
-    comment="One row per report that contradicts the first one. Append-only.",
+    Column("reporter", Text),
+    Column("replaced_at", UtcDateTime, comment="wall clock of a correction; null: never accepted"),
+    comment="One row per report that the one in outcomes contradicts. Append-only.",
 )
 
 SERVING_HISTORY = Table(
@@ -156,6 +162,22 @@ CHAMPION_CHANGES = Table(
 )
 
 
+API_KEYS = Table(
+    "api_keys",
+    METADATA,
+    Column("key_id", Text, primary_key=True, comment="start of the digest"),
+    Column("digest", Text, nullable=False, comment="SHA-256 of the key, hexadecimal"),
+    Column("client", Text, nullable=False, comment="has several keys during a rotation"),
+    Column("scopes", JSON, nullable=False, comment="of predict, outcomes, operate, read"),
+    Column("production_traffic", Boolean, nullable=False, comment="monitoring counts its requests"),
+    Column("requests_per_s", Integer, nullable=False, comment="per process of the API"),
+    Column("max_concurrent", Integer, nullable=False, comment="requests, per process of the API"),
+    Column("created_at", UtcDateTime, nullable=False, comment="wall clock"),
+    Column("revoked_at", UtcDateTime, comment="wall clock; null: valid"),
+    comment="One row per API key; a revoked one is kept.",
+)
+
+
 @dataclass(frozen=True)
 class Prediction:
     """One row of `predictions`; `features` is float32 [f], NaN for a missing or stale feature."""
@@ -164,6 +186,8 @@ class Prediction:
     position: int
     trace_id: str
     request_digest: str
+    client: str
+    production_traffic: bool
     instance_id: str
     model_version: str
     probability: float
@@ -175,6 +199,7 @@ class Prediction:
     as_of: datetime
     due_at: datetime
     predicted_at: datetime
+    outside_training: bool  # the model has seen no instance at such a prediction time
     instance: dict[str, Any]  # request field -> JSON value or aware datetime
 
     @property
@@ -198,10 +223,10 @@ class LoggedOutcome:
 
 @dataclass(frozen=True)
 class OutcomeCounts:
-    """Result of one report: accepted + duplicates + contradictions == outcomes reported."""
+    """Result of one report; the first four add up to the number of outcomes reported."""
 
     accepted: int
     duplicates: int
     contradictions: int
-    never_predicted: int  # of the accepted outcomes
+    never_predicted: int  # not stored
     contradicting: list[str]  # instance ids

@@ -70,7 +70,7 @@ def test_its_variables_are_settings_and_its_passwords_for_development_only(
     names = {key.removeprefix("ONTIME_").lower() for key in app_env(name)}
     assert names <= settings.model_fields_set
     monkeypatch.setenv("ONTIME_ENVIRONMENT", "production")
-    with pytest.raises(ValueError, match="in production no address contains the password"):
+    with pytest.raises(ValueError, match="in production no address or key contains"):
         Settings(_env_file=None)
 
 

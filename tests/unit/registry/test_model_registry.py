@@ -52,3 +52,5 @@ def test_an_exchanged_model_does_not_load_although_its_two_files_agree(tmp_path:
 
     with pytest.raises(ModelError, match="SHA-256 of its tag"):
         registry.load(settings, version)
+    with pytest.raises(ModelError, match="SHA-256 of its tag"):
+        registry.verify(settings, version, weights.parent)

@@ -7,12 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from ontime.storage.prediction_log import PredictionLog
 from serving.app import create_app
 from serving.dependencies import AppState
-from tests.unit.serving.fakes import FakeFeatures, FakeRegistry, fake_settings, load_fake
+from tests.unit.serving.fakes import (
+    AUTHENTICATED,
+    FakeFeatures,
+    FakeRegistry,
+    fake_settings,
+    load_fake,
+)
 
 OpenApi = Callable[..., TestClient]
 
@@ -51,7 +58,7 @@ def open_api(tmp_path: Path, features: FakeFeatures, registry: FakeRegistry) -> 
             }
             settings = fake_settings(tmp_path, **changes.pop("settings", {}))
             app = create_app(settings, **(services | changes))
-            return running.enter_context(TestClient(app, raise_server_exceptions=False))
+            return running.enter_context(client_of(app))
 
         yield start
 
@@ -59,6 +66,11 @@ def open_api(tmp_path: Path, features: FakeFeatures, registry: FakeRegistry) -> 
 @pytest.fixture
 def api(open_api: OpenApi) -> TestClient:
     return open_api()
+
+
+def client_of(app: FastAPI) -> TestClient:
+    """A client of an app, with the key of the tests."""
+    return TestClient(app, headers=AUTHENTICATED, raise_server_exceptions=False)
 
 
 def state_of(api: TestClient) -> AppState:

@@ -17,13 +17,17 @@ import pandas as pd
 from fastapi import FastAPI
 
 from ontime.data.timestamps import parse_utc
-from ontime.errors import OnlineStoreUnavailable, RegistryUnavailable
+from ontime.errors import ModelError, OnlineStoreUnavailable, RegistryUnavailable
 from ontime.features.spec import FeatureSpec
 from ontime.problem import EXAMPLE_AS_OF, EXAMPLE_INSTANCE, FEATURE_SPEC, Instance
 from ontime.settings import Settings
+from ontime.storage.api_keys import SCOPES, ApiKey
 from serving.app import create_app
+from serving.keyring import Caller
 
 AS_OF = parse_utc(EXAMPLE_AS_OF)
+KEY = os.environ["ONTIME_API_KEY"]  # of the client `local`, with every scope
+AUTHENTICATED = {"Authorization": f"Bearer {KEY}"}
 INSTANCE_ID = Instance.model_validate(EXAMPLE_INSTANCE).instance_id
 SPEC = FeatureSpec(("signal",), FEATURE_SPEC.categorical)
 
@@ -117,6 +121,11 @@ class FakeRegistry:
         shutil.copytree(self.root / version, to)
         return to
 
+    def verify(self, version: str, folder: Path) -> None:
+        self._check()
+        if (folder / "model.json").read_text() != (self.root / version / "model.json").read_text():
+            raise ModelError("the weights of a version have the SHA-256 of its tag")
+
     def _aliases(self) -> dict[str, str]:
         path = self.root / "aliases.json"
         return dict(json.loads(path.read_text())) if path.exists() else {}
@@ -124,6 +133,21 @@ class FakeRegistry:
     def _check(self) -> None:
         if self.down:
             raise RegistryUnavailable("the model registry did not respond")
+
+
+def make_caller(**changes: Any) -> Caller:
+    """A caller with every scope."""
+    values: dict[str, Any] = {
+        "key_id": "k",
+        "digest": "",
+        "client": "c",
+        "scopes": frozenset(SCOPES),
+        "production_traffic": True,
+        "requests_per_s": 1_000,
+        "max_concurrent": 100,
+        "created_at": AS_OF,
+    }
+    return Caller(ApiKey(**(values | changes)))
 
 
 def fake_settings(data_dir: Path, **changes: Any) -> Settings:

@@ -2,7 +2,10 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier, Event
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +16,12 @@ from ontime.features.spec import FeatureSpec
 from ontime.models.network import ModelConfig, TabularNetwork
 from ontime.models.preprocessing import Encoder
 from ontime.models.serialization import TrainedModel
-from ontime.problem import EXAMPLE_INSTANCE, EXAMPLE_OUTCOME, FEATURE_SPEC, QUESTION, Outcome
-from ontime.storage.prediction_log import PredictionLog
-from ontime.storage.schema import LoggedOutcome
-from tests.unit.serving.conftest import OpenApi, metric
-from tests.unit.serving.fakes import INSTANCE_ID, FakeFeatures, request_body
+from ontime.problem import EXAMPLE_AS_OF, EXAMPLE_INSTANCE, FEATURE_SPEC, QUESTION
+from serving.dependencies import MAX_EXPLANATIONS
+from serving.predictor import Predictor
+from serving.schemas import ExplainRequest
+from tests.unit.serving.conftest import OpenApi, state_of
+from tests.unit.serving.fakes import FakeFeatures, request_body
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -36,7 +40,7 @@ def test_the_openapi_document_describes_requests_and_errors(api: TestClient) -> 
 
     predict = document["paths"]["/predict"]["post"]["responses"]
     assert document["info"]["description"] == QUESTION
-    errors = {"400", "409", "413", "422", "500", "503"}
+    errors = {"400", "401", "403", "409", "413", "422", "429", "500", "503"}
     assert set(predict) == {"200"} | errors
     for status in errors:
         schema = predict[status]["content"]["application/problem+json"]["schema"]
@@ -53,35 +57,31 @@ def test_the_model_endpoint_describes_the_deployed_version(api: TestClient) -> N
     assert (row["reason"], row["until"], model["last_sync_error"]) == ("start", None, None)
 
 
-def test_outcomes_are_idempotent_by_instance(api: TestClient) -> None:
-    reports = {"outcomes": [EXAMPLE_OUTCOME, EXAMPLE_OUTCOME]}
-
-    first = api.post("/outcomes", json=reports).json()
-    second = api.post("/outcomes", json=reports).json()
-
-    counts = {"accepted": 1, "duplicates": 1, "contradictions": 0, "never_predicted": 1}
-    assert first == counts | {"contradicting": []}
-    assert (second["accepted"], second["duplicates"]) == (0, 2)
-    assert metric(api, 'ontime_outcomes_total{result="duplicates"}') == 3
-
-
-def test_an_outcome_of_a_predicted_instance_is_matched(api: TestClient) -> None:
-    api.post("/predict", json=request_body())
-
-    counts = api.post("/outcomes", json={"outcomes": [EXAMPLE_OUTCOME]}).json()
-
-    assert (counts["accepted"], counts["never_predicted"]) == (1, 0)
-
-
-def test_a_contradicting_outcome_is_named_and_not_accepted(
-    api: TestClient, log: PredictionLog
+def test_more_explanations_than_the_limit_are_told_to_retry(
+    api: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reported = Outcome.model_validate(EXAMPLE_OUTCOME)
-    log.record_outcomes([LoggedOutcome(INSTANCE_ID, not reported.label, {}, reported.known_at)])
+    n, started, released = MAX_EXPLANATIONS, Barrier(MAX_EXPLANATIONS + 1), Event()
 
-    counts = api.post("/outcomes", json={"outcomes": [EXAMPLE_OUTCOME]}).json()
+    def explain(self: Predictor, request: ExplainRequest) -> Any:
+        started.wait(60)
+        released.wait(60)
+        raise ArithmeticError("ends like any other error")
 
-    assert (counts["accepted"], counts["contradicting"]) == (0, [INSTANCE_ID])
+    monkeypatch.setattr(Predictor, "explain", explain)
+    body = {"as_of": EXAMPLE_AS_OF, "instance": EXAMPLE_INSTANCE}
+    with ThreadPoolExecutor(n) as clients:
+        running = [clients.submit(api.post, "/explain", json=body) for _ in range(n)]
+        started.wait(60)
+        refused = api.post("/explain", json=body)
+        predicted = api.post("/predict", json=request_body())
+        released.set()
+        statuses = [each.result().status_code for each in running]
+
+    assert (refused.status_code, refused.headers["Retry-After"]) == (429, "1")
+    assert refused.json()["type"] == "/problems/too-many-requests"
+    assert predicted.status_code == 200
+    assert statuses == [500] * n
+    assert state_of(api).explanations.acquire(blocking=False), "a failed one is not counted"
 
 
 def test_contributions_add_up_to_the_predicted_probability(

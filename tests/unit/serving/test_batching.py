@@ -12,6 +12,7 @@ import pytest
 from ontime.storage.prediction_log import PredictionLog
 from serving import batching
 from serving.batching import Batcher, Job, QueueFull, Result
+from serving.problems import TooManyRequests
 from serving.schemas import PredictRequest, PredictResponse
 from tests.unit.serving.conftest import OpenApi, metric, state_of
 from tests.unit.serving.fakes import (
@@ -19,12 +20,15 @@ from tests.unit.serving.fakes import (
     FakeFeatures,
     FakeModel,
     FakeRegistry,
+    make_caller,
     request_body,
 )
 
+CALLER = make_caller()
+
 
 def job(name: str, n: int = 1) -> Job:
-    return Job(PredictRequest.model_validate(request_body(n)), None, name)
+    return Job(PredictRequest.model_validate(request_body(n)), None, name, CALLER)
 
 
 class Recorder:
@@ -121,6 +125,22 @@ def test_a_full_queue_refuses_and_accepts_again(monkeypatch: pytest.MonkeyPatch)
     assert "again" in [name for batch in recorder.batches for name in batch]
 
 
+def test_one_key_cannot_fill_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "MAX_QUEUED_PER_KEY", 3)
+    recorder = Recorder()
+    other = Job(PredictRequest.model_validate(request_body()), None, "other", make_caller())
+
+    results = asyncio.run(submit_behind_the_first(recorder, [job("two", 2), job("over"), other]))
+
+    assert [type(each) for each in results[1:]] == [
+        PredictResponse,
+        TooManyRequests,
+        PredictResponse,
+    ]
+    assert CALLER.queued == 0
+    asyncio.run(submit_behind_the_first(recorder, [job("again", 2)]))
+
+
 def test_stopping_processes_what_is_queued() -> None:
     recorder = Recorder()
     recorder.allowed.set()
@@ -187,8 +207,11 @@ def test_concurrent_requests_need_one_read_and_one_commit(
     assert features.n_reads == 2  # of the first request, and of the four others
     for i, response in enumerate(responses):
         ids = [p["prediction_id"] for p in response.json()["predictions"]]
-        assert ids == [f"k{i}-0", f"k{i}-1"] and response.headers["X-Request-ID"] == f"t{i}"
-        rows = log.responses([f"k{i}"])[f"k{i}"]
+        assert (
+            ids == [f"local:k{i}-0", f"local:k{i}-1"]
+            and response.headers["X-Request-ID"] == f"t{i}"
+        )
+        rows = log.responses([f"local:k{i}"])[f"local:k{i}"]
         assert [row["prediction_id"] for row in rows] == ids
     logged = log.served(AS_OF, AS_OF.replace(year=AS_OF.year + 1))
     assert logged.predicted_at.nunique() == 2
@@ -204,7 +227,7 @@ def test_one_key_twice_in_a_batch_is_predicted_once(open_api: OpenApi, log: Pred
     responses = [each.result() for each in waiting]
 
     assert sorted(each.status_code for each in responses) in ([200, 200, 409], [200, 409, 409])
-    assert log.counts()["predictions"] == 1 + len(log.responses(["same"])["same"])
+    assert log.counts()["predictions"] == 1 + len(log.responses(["local:same"])["local:same"])
     assert len({each.text for each in responses if each.status_code == 200}) == 1
 
 

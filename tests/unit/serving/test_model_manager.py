@@ -1,5 +1,6 @@
 """Changing the champion: no request fails, and log and serving history agree."""
 
+import json
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from starlette.testclient import TestClient
 from ontime.errors import PredictionLogUnavailable
 from ontime.storage.prediction_log import PredictionLog
 from ontime.storage.serving_history import ServingHistory
+from serving.model_cache import CHECKSUMS, _checksums
 from tests.unit.serving.conftest import OpenApi, deployed_version, state_of
 from tests.unit.serving.fakes import AS_OF, FakeModel, FakeRegistry, load_fake, request_body
 
@@ -177,6 +179,22 @@ def test_a_damaged_copy_is_never_deployed(
     (prediction,) = open_api().post("/predict", json=request_body()).json()["predictions"]
     assert prediction["probability"] == 0.25
     assert registry.n_downloads == 2
+
+
+def test_a_copy_that_was_exchanged_with_its_checksums_is_downloaded_again(
+    open_api: OpenApi, registry: FakeRegistry, tmp_path: Path
+) -> None:
+    open_api()
+    copy = tmp_path / "champion" / "1"
+    (copy / "model.json").write_text('{"probability": 0.99, "metadata": {"threshold": 0.3}}')
+    (copy / CHECKSUMS).write_text(json.dumps(_checksums(copy)))
+
+    api = open_api()
+
+    (prediction,) = api.post("/predict", json=request_body()).json()["predictions"]
+    assert prediction["probability"] == 0.25
+    registry.down = True
+    assert deployed_version(open_api()) == "1", "without the registry the copy is enough"
 
 
 def test_a_swap_that_is_not_in_the_history_is_written_by_the_next_poll(

@@ -22,6 +22,7 @@ from ontime.storage.prediction_log import PredictionLog
 from tests.unit.serving.conftest import OpenApi, metric, state_of
 from tests.unit.serving.fakes import (
     AS_OF,
+    AUTHENTICATED,
     INSTANCE_ID,
     FakeFeatures,
     FakeModel,
@@ -88,6 +89,20 @@ def test_every_prediction_is_logged_with_its_inputs(api: TestClient, log: Predic
     assert all(frame[name].tolist() == [value] * 2 for name, value in instance)
 
 
+def test_a_prediction_at_a_time_of_no_training_is_flagged_and_counted(
+    api: TestClient, log: PredictionLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = api.post("/predict", json=request_body()).json()["predictions"]
+    monkeypatch.setattr(Instance, "is_trained_for", lambda self, as_of: as_of != AS_OF)
+    other = api.post("/predict", json=request_body(2), headers=KEY).json()["predictions"]
+    again = api.post("/predict", json=request_body(2), headers=KEY).json()["predictions"]
+
+    flags = [[p["outside_training"] for p in each] for each in (trained, other, again)]
+    assert flags == [[False], [True, True], [True, True]]
+    assert metric(api, "ontime_predictions_outside_training_total") == 2
+    assert log.served(AS_OF, AS_OF + HOUR).outside_training.sum() == 2
+
+
 def test_a_retry_gets_the_logged_response_without_a_prediction(
     api: TestClient, features: FakeFeatures, registry: FakeRegistry
 ) -> None:
@@ -100,7 +115,7 @@ def test_a_retry_gets_the_logged_response_without_a_prediction(
     second = api.post("/predict", json=request_body(), headers=KEY)
 
     assert second.status_code == 200 and second.json() == first.json()
-    assert first.json()["predictions"][0]["prediction_id"] == "replay-10:00-0"
+    assert first.json()["predictions"][0]["prediction_id"] == "local:replay-10:00-0"
     assert features.n_reads == 1
 
 
@@ -240,7 +255,7 @@ def test_after_kill_9_every_returned_prediction_is_logged_once(
     returned: queue.SimpleQueue[str] = queue.SimpleQueue()
 
     def predict_until_killed(client: int) -> tuple[int, int]:
-        with httpx2.Client(base_url=url) as http:
+        with httpx2.Client(base_url=url, headers=AUTHENTICATED) as http:
             for i in range(100_000):
                 key = {"Idempotency-Key": f"client{client}-{i}"}
                 try:
@@ -267,10 +282,10 @@ def test_after_kill_9_every_returned_prediction_is_logged_once(
     # The clients retry their last request with the same key.
     process, url = start_server(tmp_path)
     for client, i in interrupted:
-        key = {"Idempotency-Key": f"client{client}-{i}"}
+        key = {"Idempotency-Key": f"client{client}-{i}"} | AUTHENTICATED
         response = httpx2.post(f"{url}/predict", json=request_body(2), headers=key)
         assert response.status_code == 200
-        (rows,) = log.responses([f"client{client}-{i}"]).values()
+        (rows,) = log.responses([f"local:client{client}-{i}"]).values()
         assert len(rows) == 2
     process.kill()
     process.communicate()

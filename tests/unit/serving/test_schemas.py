@@ -92,6 +92,7 @@ def test_without_as_of_the_instances_are_checked_against_now(
 
 @pytest.mark.parametrize("name", required(Outcome))
 def test_an_invalid_outcome_rejects_the_report(api: TestClient, name: str) -> None:
+    api.post("/predict", json=request_body())
     outcomes = [EXAMPLE_OUTCOME, without(EXAMPLE_OUTCOME, name)]
 
     (error,) = errors_of(api, "/outcomes", {"outcomes": outcomes})
@@ -100,7 +101,15 @@ def test_an_invalid_outcome_rejects_the_report(api: TestClient, name: str) -> No
     assert api.post("/outcomes", json={"outcomes": [EXAMPLE_OUTCOME]}).json()["accepted"] == 1
 
 
+def test_as_of_is_not_in_the_future(api: TestClient) -> None:
+    before = metric(api, "ontime_newest_prediction_request_seconds")
+    (error,) = errors_of(api, "/predict", request_body(as_of="2099-01-01T00:00Z"))
+    assert error["field"] == "as_of" and "future" in error["detail"]
+    assert metric(api, "ontime_newest_prediction_request_seconds") == before
+
+
 def test_an_outcome_from_the_future_is_rejected_and_moves_no_metric(api: TestClient) -> None:
+    api.post("/predict", json=request_body())
     reported = api.post("/outcomes", json={"outcomes": [EXAMPLE_OUTCOME]})
     before = metric(api, "ontime_newest_outcome_seconds")
     tomorrow = (datetime.now(UTC) + timedelta(days=1)).isoformat()
@@ -115,6 +124,7 @@ def test_an_outcome_from_the_future_is_rejected_and_moves_no_metric(api: TestCli
 
 
 def test_a_clock_that_is_a_minute_ahead_is_tolerated(api: TestClient) -> None:
+    api.post("/predict", json=request_body())
     ahead = (datetime.now(UTC) + timedelta(minutes=1)).isoformat()
     body = {"outcomes": [EXAMPLE_OUTCOME | {"known_at": ahead}]}
 

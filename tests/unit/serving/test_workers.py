@@ -19,7 +19,7 @@ import pytest
 from ontime.settings import ROOT
 from ontime.storage.prediction_log import PredictionLog
 from ontime.storage.serving_history import ServingHistory
-from tests.unit.serving.fakes import FakeRegistry, fake_settings, request_body
+from tests.unit.serving.fakes import AUTHENTICATED, FakeRegistry, fake_settings, request_body
 
 pytestmark = pytest.mark.slow
 
@@ -70,7 +70,7 @@ def wait_for(url: str) -> None:
 
 def predict(url: str, key: str) -> Any:
     """One request on a connection of its own, which any worker may accept."""
-    headers = {"Idempotency-Key": key}
+    headers = {"Idempotency-Key": key} | AUTHENTICATED
     return httpx2.post(f"{url}/predict", json=request_body(), headers=headers, timeout=60)
 
 

@@ -47,8 +47,12 @@ def test_an_old_database_is_converted_without_losing_a_row(url: str) -> None:
     old = make_old_database(url)
     migrate(url)
     new = read_tables(url)
+    assert new.pop("api_keys") == []
     assert {name: len(rows) for name, rows in new.items()} == {
         name: len(rows) for name, rows in old.items()
+    }
+    assert {(row["client"], row["production_traffic"]) for row in new["predictions"]} == {
+        (None, True)
     }
     for before, after in zip(old["predictions"], new["predictions"], strict=True):
         kept = before.keys() & after.keys()

@@ -1,9 +1,6 @@
-"""The prediction log on SQLite: rows read back equal, and the first reported outcome is kept."""
+"""The prediction log on SQLite: rows read back equal."""
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +10,7 @@ from sqlalchemy.exc import StatementError
 
 from ontime.errors import DuplicateRequest, PredictionLogUnavailable
 from ontime.problem import EXAMPLE_INSTANCE, Instance
+from ontime.storage.outcomes import OutcomeLog
 from ontime.storage.prediction_log import TIME_FIELDS, PredictionLog
 from ontime.storage.schema import LoggedOutcome, Prediction
 
@@ -22,18 +20,13 @@ NAMES = ("f1", "f2", "f3")
 INSTANCE = Instance.model_validate(EXAMPLE_INSTANCE)
 
 
-@pytest.fixture
-def log(tmp_path: Path) -> Iterator[PredictionLog]:
-    log = PredictionLog(f"sqlite:///{tmp_path}/log/predictions.db")
-    log.migrate()
-    yield log
-    log.close()
-
-
 def prediction(request_id: str = "r1", position: int = 0, **changes: Any) -> Prediction:
     values: dict[str, Any] = {
         "trace_id": "t1",
         "request_digest": "d1",
+        "client": "c1",
+        "production_traffic": True,
+        "outside_training": False,
         "instance_id": f"i{position}",
         "model_version": "1",
         "instance": INSTANCE.model_dump(),
@@ -116,7 +109,7 @@ def test_predictions_of_models_with_other_features_are_read_together(log: Predic
 
 def test_an_outcome_counts_from_the_time_it_was_known(log: PredictionLog) -> None:
     log.record([prediction()], NAMES)
-    log.record_outcomes([outcome(label=True, hours=6)])
+    OutcomeLog(log).record([outcome(label=True, hours=6)], "reporter")
 
     assert served(log, known_by=TEN + 5 * HOUR).label.isna().all()
     assert served(log, known_by=TEN + 6 * HOUR).label.tolist() == [True]
@@ -132,56 +125,18 @@ def test_served_includes_the_start_and_excludes_the_end(log: PredictionLog) -> N
     assert nothing.empty and set(Instance.model_fields) <= set(nothing.columns)
 
 
-@pytest.mark.parametrize(
-    ("second", "accepted", "duplicates", "contradictions"),
-    [
-        ([outcome()], 0, 1, 0),
-        ([outcome(hours=9)], 0, 1, 0),
-        ([outcome(amount=40.0)], 0, 0, 1),
-        ([outcome(label=True)], 0, 0, 1),
-        ([outcome(1), outcome(1)], 1, 1, 0),
-        ([outcome(1, amount=1.0), outcome(1, amount=2.0)], 1, 0, 1),
-    ],
-    ids=["same", "same, later", "other details", "other label", "twice in one", "both in one"],
-)
-def test_the_first_report_is_kept(
-    log: PredictionLog,
-    second: Sequence[LoggedOutcome],
-    accepted: int,
-    duplicates: int,
-    contradictions: int,
-) -> None:
-    log.record([prediction(), prediction(position=1)], NAMES)
-    assert log.record_outcomes([outcome()]).accepted == 1
+def test_monitoring_counts_production_traffic_and_each_instance_once(log: PredictionLog) -> None:
+    day = datetime(2026, 1, 1, tzinfo=UTC)
+    log.record([prediction("test", production_traffic=False, predicted_at=day)], NAMES)
+    log.record([prediction("again", probability=0.9, predicted_at=day + 2 * HOUR)], NAMES)
+    log.record([prediction("first", probability=0.3, predicted_at=day + HOUR)], NAMES)
+    log.record([prediction("other", 1, predicted_at=day)], NAMES)
 
-    counts = log.record_outcomes(second)
+    counted = log.monitored(TEN, TEN + HOUR, known_by=TEN)
 
-    assert (counts.accepted, counts.duplicates) == (accepted, duplicates)
-    assert (counts.contradictions, len(counts.contradicting)) == (contradictions, contradictions)
-    assert not served(log).label[0]
-    assert log.counts()["outcome_contradictions"] == contradictions
-
-
-def test_outcomes_of_instances_never_predicted_are_kept_and_counted(log: PredictionLog) -> None:
-    log.record([prediction("r1"), prediction("r1", 1)], NAMES)
-    log.record([prediction("r2")], NAMES)  # the first instance again
-
-    counts = log.record_outcomes([outcome(0), outcome(1), outcome(7), outcome(8)])
-
-    assert (counts.accepted, counts.never_predicted) == (4, 2)
-    assert log.counts()["outcomes"] == 4
-    assert log.record_outcomes([outcome(7)]).never_predicted == 0  # a duplicate, counted before
-
-
-def test_concurrent_reports_are_accepted_once(log: PredictionLog) -> None:
-    reports = [[outcome(i) for i in range(200)]] * 4
-
-    with ThreadPoolExecutor(4) as reporters:
-        counts = list(reporters.map(log.record_outcomes, reports))
-
-    assert sum(count.accepted for count in counts) == 200
-    assert sum(count.duplicates for count in counts) == 600
-    assert sum(count.contradictions for count in counts) == 0
+    assert counted.request_id.tolist() == ["first", "other"]
+    assert len(served(log)) == 4
+    assert log.monitored(TEN + HOUR, TEN + 2 * HOUR, known_by=TEN).empty
 
 
 def test_shadow_scores_are_separate_from_the_returned_predictions(log: PredictionLog) -> None:
