@@ -19,7 +19,7 @@ from ontime.settings import Settings
 from ontime.storage.prediction_log import PredictionLog
 from ontime.storage.schema import LoggedOutcome
 from ontime.storage.serving_history import ServingHistory
-from serving import errors
+from serving import errors, pages
 from serving.batching import Batcher, Job
 from serving.body_limit import BodyLimitMiddleware
 from serving.dependencies import (
@@ -153,6 +153,8 @@ def create_app(
     configure_logging()
     app = FastAPI(title="ontime", description=QUESTION, lifespan=lifespan)
     app.include_router(routes)
+    app.include_router(pages.routes)
+    app.mount("/static", pages.STATIC_FILES)
     app.add_middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes)
     app.add_middleware(RequestMiddleware, metrics=app_metrics)
     errors.install(app)

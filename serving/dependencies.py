@@ -21,6 +21,7 @@ from serving.model_cache import ModelCache
 from serving.model_loader import Model, ModelLoader, Registry
 from serving.model_manager import ModelManager
 from serving.observability import Metrics
+from serving.page_data import PageData
 from serving.predictor import FeatureReader, Predictor
 from serving.shadow import Shadow
 
@@ -36,6 +37,7 @@ class AppState:
     shadow: Shadow | None
     predictor: Predictor
     batcher: Batcher
+    page_data: PageData
 
 
 def build_app_state(
@@ -61,7 +63,10 @@ def build_app_state(
     shadow = Shadow(loader, manager, metrics) if settings.shadow else None
     predictor = Predictor(manager, features, prediction_log, metrics, shadow)
     batcher = Batcher(predictor.predict, settings.batch_wait_ms / 1000)
-    return AppState(settings, metrics, prediction_log, manager, shadow, predictor, batcher)
+    page_data = PageData(prediction_log)
+    return AppState(
+        settings, metrics, prediction_log, manager, shadow, predictor, batcher, page_data
+    )
 
 
 @contextmanager
