@@ -47,7 +47,7 @@ class TimedCache:
     """Values that are computed again after some seconds; one computation at a time."""
 
     _values: dict[Hashable, tuple[float, Any]] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _lock: threading.RLock = field(default_factory=threading.RLock)  # a page needs its data
 
     def get(self, key: Hashable, seconds: float, compute: Callable[[], Value]) -> Value:
         with self._lock:

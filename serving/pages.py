@@ -19,6 +19,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, Response, StreamingResponse
 from fastapi.routing import APIRoute
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from pydantic import Field
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
@@ -30,6 +31,7 @@ from serving import page_content
 from serving.dependencies import AppState, AppStateDep
 from serving.errors import ERROR_RESPONSES
 from serving.model_manager import NoChampion
+from serving.page_data import BOARD_S
 from serving.predictor import instance_columns
 from serving.schemas import PROBLEM_RESPONSE, ExplainRequest
 
@@ -84,14 +86,14 @@ class WhatIfRequest(StrictModel):
 @routes.get("/")
 def board(state: AppStateDep, at: UtcTime | None = None) -> HTMLResponse:
     """The board, at the newest prediction time or at another one."""
-    context = _board(state, at)
-    live = at is None
-    return _page("board.html", state, active="board", live=live, **context)
+    rows = Markup(_board_html(state, at))  # noqa: S704 - a template of ours, which escapes
+    return _page("board.html", state, active="board", live=at is None, rows=rows)
 
 
 @routes.get("/board")
 def board_fragment(state: AppStateDep, at: UtcTime | None = None) -> HTMLResponse:
-    return _page("board_rows.html", state, live=at is None, **_board(state, at))
+    """The board without the page around it; the script puts it in place of the old one."""
+    return HTMLResponse(_board_html(state, at), headers=HEADERS)
 
 
 @routes.get("/events")
@@ -191,15 +193,26 @@ def _board(state: AppState, at: datetime | None) -> dict[str, Any]:
     }
 
 
+def _board_html(state: AppState, at: datetime | None) -> str:
+    """Rendered once per second, however many watch: rendering costs more than the query."""
+
+    def render() -> str:
+        return _render("board_rows.html", state, live=at is None, **_board(state, at))
+
+    return state.page_data.cache.get(("board html", at), BOARD_S, render)
+
+
 def _board_digest(state: AppState) -> str:
-    content = state.page_data.board(clock) if (clock := state.page_data.clock()) else None
-    return hashlib.blake2b(repr(content).encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(_board_html(state, None).encode(), digest_size=8).hexdigest()
+
+
+def _render(template: str, state: AppState | None, **context: Any) -> str:
+    champion = state.manager.deployed if state is not None else None
+    return _templates().get_template(template).render(champion=champion, **context)
 
 
 def _page(template: str, state: AppState | None, status: int = 200, **context: Any) -> HTMLResponse:
-    champion = state.manager.deployed if state is not None else None
-    html = _templates().get_template(template).render(champion=champion, **context)
-    return HTMLResponse(html, status, HEADERS)
+    return HTMLResponse(_render(template, state, **context), status, HEADERS)
 
 
 def _error_page(error: Exception) -> HTMLResponse:

@@ -278,3 +278,20 @@ def test_a_result_is_computed_once_per_period(site: TestClient) -> None:
     for _ in range(2):
         cache.get("other", 0.0, lambda: calls.append(1))
     assert len(calls) == 3
+
+
+def test_the_board_is_rendered_once_per_second_however_many_watch(
+    site: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rendered: list[str] = []
+    render = pages._render
+
+    def count(template: str, *arguments: Any, **context: Any) -> str:
+        rendered.append(template)
+        return render(template, *arguments, **context)
+
+    monkeypatch.setattr(pages, "_render", count)
+    monkeypatch.setattr(pages, "BOARD_S", 60.0)
+    for _ in range(5):
+        site.get("/board").raise_for_status()
+    assert rendered == ["board_rows.html"]
