@@ -40,7 +40,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help setup ingest features train promote serve keys monitor retrain rollback score export demo \
 	replay scheduled-baseline backtest tune reproduce bench bench-serving results check test e2e \
-	lint typecheck unit rename fork-check clean
+	lint typecheck unit browser pictures site rename fork-check clean
 .DEFAULT_GOAL := help
 
 help:
@@ -117,6 +117,9 @@ test: lint typecheck ## every check: lint, types, import contracts, all tests wi
 
 e2e: $(STAMP) ## the compose stack, up, with faults, and down again: Docker with Compose v2 and 8 GB
 	$(PY) -m pytest tests/e2e -m e2e -v --durations=10
+
+browser: $(STAMP) ## the pages in Chromium: every view, a running replay, accessibility
+	$(PY) -m pytest tests/browser -v
 
 lint: $(STAMP) ## ruff (rules and format) and the import contracts
 	$(PY) -m ruff check .

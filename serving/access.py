@@ -10,7 +10,11 @@ from serving.problems import NotAllowed, NotAuthenticated, TooManyRequests
 # What machines call without a key: probes and Prometheus. A network policy restricts it.
 OPEN_PATHS = frozenset({"/health", "/ready", "/metrics"})
 # Every other GET needs `read`, and every other request `operate`: a new route is closed by default.
-SCOPE_OF_POST = {"/predict": "predict", "/explain": "read", "/outcomes": "outcomes"}
+SCOPE_OF_POST = {
+    "/predict": "predict",
+    "/outcomes": "outcomes",
+    **dict.fromkeys(("/explain", "/ask", "/what-if"), "read"),
+}
 
 
 def needed_scope(method: str, path: str) -> str | None:

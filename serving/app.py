@@ -20,12 +20,11 @@ from ontime.settings import Settings
 from ontime.storage.outcomes import OutcomeLog
 from ontime.storage.prediction_log import PredictionLog
 from ontime.storage.serving_history import ServingHistory
-from serving import errors
+from serving import errors, pages
 from serving.access import AccessMiddleware
 from serving.batching import Batcher, Job
 from serving.body_limit import BodyLimitMiddleware
 from serving.dependencies import (
-    MAX_EXPLANATIONS,
     AppStateDep,
     IdempotencyKey,
     build_app_state,
@@ -35,7 +34,6 @@ from serving.model_loader import Model, Registry
 from serving.observability import Metrics, RequestMiddleware, configure_logging
 from serving.outcome_rules import logged_outcomes
 from serving.predictor import FeatureReader
-from serving.problems import TooManyRequests
 from serving.reports import REPORT_HEADERS, find_report, list_reports
 from serving.schemas import (
     PROBLEM_RESPONSE,
@@ -74,12 +72,8 @@ async def predict(
 @routes.post("/explain", responses=WITH_BODY)
 def explain(request: ExplainRequest, state: AppStateDep) -> ExplainResponse:
     """The contribution of each group of inputs to one probability: its exact Shapley value."""
-    if not state.explanations.acquire(blocking=False):
-        raise TooManyRequests(f"at most {MAX_EXPLANATIONS} explanations are computed at once")
-    try:
+    with state.explaining():
         return state.predictor.explain(request)
-    finally:
-        state.explanations.release()
 
 
 @routes.post("/outcomes", responses=WITH_BODY)
@@ -177,6 +171,8 @@ def create_app(
     configure_logging()
     app = FastAPI(title="ontime", description=QUESTION, lifespan=lifespan, telemetry=NO_TELEMETRY)
     app.include_router(routes)
+    app.include_router(pages.routes)
+    app.mount("/static", pages.STATIC_FILES)
     app.add_middleware(AccessMiddleware)
     app.add_middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes)
     app.add_middleware(RequestMiddleware, metrics=app_metrics)

@@ -23,8 +23,9 @@ from serving.model_cache import ModelCache
 from serving.model_loader import Model, ModelLoader, Registry
 from serving.model_manager import ModelManager
 from serving.observability import Metrics
+from serving.page_data import PageData
 from serving.predictor import FeatureReader, Predictor
-from serving.problems import NoApiKey
+from serving.problems import NoApiKey, TooManyRequests
 from serving.shadow import Shadow
 
 MAX_EXPLANATIONS = 2  # at once, per process; each takes a core for a tenth of a second and 50 MB
@@ -42,9 +43,24 @@ class AppState:
     shadow: Shadow | None
     predictor: Predictor
     batcher: Batcher
+    page_data: PageData
     explanations: threading.Semaphore = field(
         default_factory=lambda: threading.Semaphore(MAX_EXPLANATIONS)
     )
+
+    @contextmanager
+    def explaining(self) -> Iterator[None]:
+        """Hold one of the few places of an explanation.
+
+        Raises:
+            TooManyRequests: if none is free.
+        """
+        if not self.explanations.acquire(blocking=False):
+            raise TooManyRequests(f"at most {MAX_EXPLANATIONS} explanations are computed at once")
+        try:
+            yield
+        finally:
+            self.explanations.release()
 
 
 def build_app_state(
@@ -73,7 +89,17 @@ def build_app_state(
     # On a developer's machine, pages and documentation need no key.
     anonymous = ("read",) if settings.environment == "development" else ()
     keys = KeyRing(ApiKeys(prediction_log), anonymous)
-    return AppState(settings, metrics, prediction_log, keys, manager, shadow, predictor, batcher)
+    return AppState(
+        settings=settings,
+        metrics=metrics,
+        log=prediction_log,
+        keys=keys,
+        manager=manager,
+        shadow=shadow,
+        predictor=predictor,
+        batcher=batcher,
+        page_data=PageData(prediction_log),
+    )
 
 
 @contextmanager

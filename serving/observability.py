@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # loads Feast
 TRACE_HEADER = "X-Request-ID"
 TRACE_ID = re.compile(r"[A-Za-z0-9._:-]{1,100}")
 PASSWORD = re.compile(r"""(://)[^\s"'<>]+(?=@)|(password=)[^\s,&;"'<>]+""")
-QUIET_PATHS = {"/health", "/ready", "/metrics"}  # requested every few seconds by machines
+QUIET_PATHS = {"/health", "/ready", "/metrics", "/events"}  # requested every few seconds
 LATENCY_BUCKETS_S = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 log = structlog.get_logger()

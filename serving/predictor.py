@@ -25,7 +25,7 @@ from ontime.problem import EXAMPLE_AS_OF, EXAMPLE_INSTANCE, Instance
 from ontime.storage.prediction_log import TIME_FIELDS, PredictionLog
 from ontime.storage.schema import Prediction
 from serving.batching import Job, Result
-from serving.model_loader import predict_members
+from serving.model_loader import Model, predict_members
 from serving.model_manager import DeployedModel, ModelManager, NoChampion
 from serving.observability import Metrics
 from serving.schemas import (
@@ -87,25 +87,14 @@ class Predictor:
 
     def explain(self, request: ExplainRequest) -> ExplainResponse:
         """Shapley values of each group of inputs. They are not logged."""
-        from ontime.models.explanation import contributions  # loads torch
-
         deployed, _ = self.manager.current()
-        read = self._read([request.instance], [request.as_of])
-        reference, values = contributions(cast("TrainedModel", deployed.model), read.frame)
-        spec, row = deployed.model.spec, read.frame.iloc[0]
-        groups = dict(spec.groups) | {name: (name,) for name in spec.categorical}
+        read = self.read([request.instance], [request.as_of])
+        reference, contributions = explain_row(deployed.model, read.frame)
         return ExplainResponse(
             model_version=deployed.version,
-            probability=reference + sum(values.values()),
+            probability=reference + sum(each.contribution for each in contributions),
             reference_probability=reference,
-            contributions=[
-                Contribution(
-                    group=group,
-                    contribution=values[group],
-                    inputs={n: None if pd.isna(row[n]) else row[n] for n in groups[group]},
-                )
-                for group in sorted(values, key=lambda group: -abs(values[group]))
-            ],
+            contributions=contributions,
             features_missing=read.missing[0],
             features_stale=read.stale[0],
         )
@@ -113,7 +102,7 @@ class Predictor:
     def check(self) -> str:
         """The deployed version; raises whatever would prevent a prediction."""
         deployed, _ = self.manager.current()
-        self._read([EXAMPLE.instance], [EXAMPLE.as_of])
+        self.read([EXAMPLE.instance], [EXAMPLE.as_of])
         self.log.check()
         return deployed.version
 
@@ -140,7 +129,7 @@ class Predictor:
         """The result of each job, by request id; it is logged if it is a response."""
         deployed, taken_at = self.manager.current()
         requests = [job.request for _, job in jobs]
-        read = self._read(
+        read = self.read(
             [instance for request in requests for instance in request.instances],
             [request.as_of for request in requests for _ in request.instances],
         )
@@ -177,7 +166,8 @@ class Predictor:
         elif self.shadow is not None:  # the champion failed for a request of the batch
             self.metrics.shadow.labels("dropped").inc()
 
-    def _read(self, instances: Sequence[Instance], as_of: Sequence[datetime]) -> "OnlineRead":
+    def read(self, instances: Sequence[Instance], as_of: Sequence[datetime]) -> "OnlineRead":
+        """The features of instances at their prediction times, as the model sees them."""
         with self.metrics.store_failures.count_exceptions(OnlineStoreUnavailable):
             return self.features.read(instance_columns(instances), utc_times(as_of))
 
@@ -228,6 +218,23 @@ class Scored:
             )
             for position, (i, instance) in enumerate(enumerate(job.request.instances, first))
         ]
+
+
+def explain_row(model: Model, frame: pd.DataFrame) -> tuple[float, list[Contribution]]:
+    """The reference probability, and the contribution of each group of inputs of one row."""
+    from ontime.models.explanation import contributions  # loads torch
+
+    reference, values = contributions(cast("TrainedModel", model), frame)
+    spec, row = model.spec, frame.iloc[0]
+    groups = dict(spec.groups) | {name: (name,) for name in spec.categorical}
+    return reference, [
+        Contribution(
+            group=group,
+            contribution=values[group],
+            inputs={n: None if pd.isna(row[n]) else row[n] for n in groups[group]},
+        )
+        for group in sorted(values, key=lambda group: -abs(values[group]))
+    ]
 
 
 def instance_columns(instances: Sequence[Instance]) -> dict[str, np.ndarray]:

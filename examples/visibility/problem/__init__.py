@@ -27,6 +27,11 @@ API (`api`)
     Instance                pydantic model with instance_id, due_at, check_as_of(as_of)
     Outcome                 pydantic model with instance_id, label, known_at, details
     EXAMPLE_AS_OF, EXAMPLE_INSTANCE, EXAMPLE_OUTCOME    JSON values
+Pages (`page`, ``templates/``)
+    BOARD_TITLE, BOARD_COLUMNS, BOARD_WINDOW, board_row(instance), outcome_text(details)
+    DECISION_TEXTS, RATE_TEXT, FIELD_NAMES, GROUP_NAMES     words for people
+    SLIDERS, SCENARIOS      inputs that a visitor may change
+    TEMPLATES_FOLDER        about.html, and any template of ``serving/templates`` to replace
 Hyperparameters
     HYPERPARAMETERS_FILE    JSON; written by ``make tune``
 """
@@ -67,6 +72,20 @@ from ontime.problem.definition import (
     local_day,
 )
 from ontime.problem.examples import examples, outcome_of, request_of
+from ontime.problem.page import (
+    BOARD_COLUMNS,
+    BOARD_TITLE,
+    BOARD_WINDOW,
+    DECISION_TEXTS,
+    FIELD_NAMES,
+    GROUP_NAMES,
+    RATE_TEXT,
+    SCENARIOS,
+    SLIDERS,
+    TEMPLATES_FOLDER,
+    board_row,
+    outcome_text,
+)
 from ontime.problem.request_features import entity_key_columns, request_features
 from ontime.problem.source import SOURCE_TABLES, hide_after, read_source
 from ontime.problem.views import (
@@ -82,8 +101,12 @@ HYPERPARAMETERS_FILE = Path(__file__).with_name("hyperparameters.json")
 
 __all__ = [
     "BACKTEST_MONTHS",
+    "BOARD_COLUMNS",
+    "BOARD_TITLE",
+    "BOARD_WINDOW",
     "COST_FALSE_ALARM",
     "COST_MISS",
+    "DECISION_TEXTS",
     "DEMO_END",
     "DEMO_START",
     "ENTITY_KEYS",
@@ -91,7 +114,9 @@ __all__ = [
     "EXAMPLE_INSTANCE",
     "EXAMPLE_OUTCOME",
     "FEATURE_SPEC",
+    "FIELD_NAMES",
     "FIRST_GATE_BASELINES",
+    "GROUP_NAMES",
     "HOLDOUT_FROM",
     "HYPERPARAMETERS_FILE",
     "INSTANCES",
@@ -109,19 +134,25 @@ __all__ = [
     "PREDICTION_MOMENT",
     "QUESTION",
     "RATE_FEATURE",
+    "RATE_TEXT",
+    "SCENARIOS",
     "SLICES",
+    "SLIDERS",
     "SOURCE_TABLES",
     "SQL_FOLDER",
     "SQL_MACROS",
+    "TEMPLATES_FOLDER",
     "TUNING_MONTHS",
     "VIEWS",
     "Instance",
     "Outcome",
+    "board_row",
     "entity_key_columns",
     "examples",
     "hide_after",
     "local_day",
     "outcome_of",
+    "outcome_text",
     "read_source",
     "request_features",
     "request_of",

@@ -16,12 +16,12 @@ from serving.app import create_app
 from serving.model_cache import ModelCache
 from serving.model_loader import smoke_test
 from tests.unit.serving.conftest import metric
-from tests.unit.serving.fakes import fake_settings, request_body
+from tests.unit.serving.fakes import AUTHENTICATED, fake_settings, request_body
 
 
 @pytest.mark.slow  # imports Feast and MLflow
 def test_on_an_empty_folder_the_api_runs_and_says_what_to_do(tmp_path: Path) -> None:
-    with TestClient(create_app(fake_settings(tmp_path))) as api:
+    with TestClient(create_app(fake_settings(tmp_path)), headers=AUTHENTICATED) as api:
         assert api.get("/health").status_code == 200
         assert api.get("/model").json()["model_version"] is None
         # Feast switches prometheus_client to shared files when it is imported.
