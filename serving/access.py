@@ -1,10 +1,13 @@
 """Who may do what: each request is admitted before its body is read."""
 
+from collections.abc import Mapping
+
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ontime.errors import PredictionLogUnavailable
 from serving.errors import domain_error_response
+from serving.keyring import Caller
 from serving.problems import NotAllowed, NotAuthenticated, TooManyRequests
 
 # What machines call without a key: probes and Prometheus. A network policy restricts it.
@@ -32,14 +35,18 @@ REFUSED = (NotAuthenticated, NotAllowed, TooManyRequests, PredictionLogUnavailab
 class AccessMiddleware:
     """ASGI middleware: admits a request, or answers with 401, 403 or 429 before its body is read.
 
-    The caller is in the request's state, for the prediction log and the log line.
+    The caller is in the request's state, for the prediction log and the log line. The callers of
+    `trusted` paths were admitted by the platform that passes on the request.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    def __init__(self, app: ASGIApp, trusted: Mapping[str, Caller]) -> None:
+        self.app, self.trusted = app, trusted
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        if (trusted := self.trusted.get(scope["path"])) is not None:
+            scope["state"]["caller"] = trusted
             return await self.app(scope, receive, send)
         needed = needed_scope(scope["method"], scope["path"])
         if needed is None:

@@ -5,7 +5,7 @@ database are plain functions in FastAPI's thread pool. Importing this module loa
 MLflow nor torch.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from ontime.storage.prediction_log import PredictionLog
 from ontime.storage.serving_history import ServingHistory
 from serving import errors, pages
 from serving.access import AccessMiddleware
-from serving.batching import Batcher, Job
+from serving.batching import Batcher, Job, scoped_key
 from serving.body_limit import BodyLimitMiddleware
 from serving.dependencies import (
     AppStateDep,
@@ -30,6 +30,7 @@ from serving.dependencies import (
     build_app_state,
     run_background_tasks,
 )
+from serving.keyring import Caller
 from serving.model_loader import Model, Registry
 from serving.observability import Metrics, RequestMiddleware, configure_logging
 from serving.outcome_rules import logged_outcomes
@@ -63,8 +64,7 @@ async def predict(
     """The probability of the positive label, and the decision, for each instance."""
     # Not by Depends: FastAPI would resolve two dependencies for every prediction.
     caller = http.state.caller
-    key = idempotency_key and f"{caller.client}:{idempotency_key}"  # a client has its own keys
-    job = Job(request, key, http.state.trace_id, caller)
+    job = Job(request, scoped_key(caller, idempotency_key), http.state.trace_id, caller)
     batcher: Batcher = http.app.state.app_state.batcher
     return await batcher.submit(job)
 
@@ -156,8 +156,12 @@ def create_app(
     registry: Registry | None = None,
     log: PredictionLog | None = None,
     load_model: Callable[[Path], Model] | None = None,
+    trusted: Mapping[str, Caller] | None = None,
 ) -> FastAPI:
-    """The app; tests replace production services by the arguments."""
+    """The app; tests replace production services by the arguments.
+
+    `trusted`: paths whose requests need no key, each with the caller that they count as.
+    """
     settings = settings or Settings()
     app_metrics = Metrics(settings.metrics_dir)
 
@@ -173,7 +177,7 @@ def create_app(
     app.include_router(routes)
     app.include_router(pages.routes)
     app.mount("/static", pages.STATIC_FILES)
-    app.add_middleware(AccessMiddleware)
+    app.add_middleware(AccessMiddleware, trusted=trusted or {})
     app.add_middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes)
     app.add_middleware(RequestMiddleware, metrics=app_metrics)
     errors.install(app)

@@ -45,6 +45,11 @@ class Job:
         return len(self.request.instances)
 
 
+def scoped_key(caller: Caller, key: str | None) -> str | None:
+    """An Idempotency-Key as the request id in the prediction log: each client has its own keys."""
+    return key and f"{caller.client}:{key}"
+
+
 Result = PredictResponse | Exception
 Waiting = tuple[Job, "asyncio.Future[PredictResponse]"]
 # A request is read from its socket in one iteration of the event loop and reaches `submit` in the

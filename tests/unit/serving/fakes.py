@@ -22,6 +22,7 @@ from ontime.features.spec import FeatureSpec
 from ontime.problem import EXAMPLE_AS_OF, EXAMPLE_INSTANCE, FEATURE_SPEC, Instance
 from ontime.settings import Settings
 from ontime.storage.api_keys import SCOPES, ApiKey
+from serving import sagemaker
 from serving.app import create_app
 from serving.keyring import Caller
 
@@ -154,7 +155,11 @@ def fake_settings(data_dir: Path, **changes: Any) -> Settings:
     return Settings(data_dir=data_dir, **({"champion_poll_s": 0, "shadow": False} | changes))
 
 
-def app_from_environment() -> FastAPI:
+def app_from_environment(factory: Callable[..., FastAPI] = create_app) -> FastAPI:
     settings = fake_settings(Path(os.environ["ONTIME_DATA_DIR"]))
     registry = FakeRegistry(settings.data_dir / "registry")
-    return create_app(settings, features=FakeFeatures(), registry=registry, load_model=load_fake)
+    return factory(settings, features=FakeFeatures(), registry=registry, load_model=load_fake)
+
+
+def sagemaker_app_from_environment() -> FastAPI:
+    return app_from_environment(sagemaker.create_app)
