@@ -65,7 +65,7 @@ serve: $(STAMP) ## the API with the champion, on PORT, in WORKERS processes
 monitor: $(STAMP) ## drift and performance of the logged predictions, and the retrain decision, at AS_OF
 	$(PY) -m pipelines.monitor $(call option,AS_OF,as-of)
 
-retrain: $(STAMP) ## a challenger on everything known at AS_OF, then the gate
+retrain: $(STAMP) ## a challenger on everything known at AS_OF; it scores in shadow until the gate
 	$(PY) -m pipelines.retrain $(call option,AS_OF,as-of)
 
 rollback: $(STAMP) ## back to the previous champion

@@ -16,7 +16,7 @@ from ontime.registry import model_registry
 from ontime.settings import Settings
 from ontime.storage.decision_log import DecisionLog
 from ontime.storage.prediction_log import PredictionLog
-from simulation.replay import Progress
+from simulation.progress import Progress
 from simulation.replay_plot import Event, ReplayResult, write_report
 from simulation.weekly_comparison import weekly_comparison
 

@@ -79,6 +79,18 @@ def expected_cost_threshold(cost_false_alarm: float, cost_miss: float) -> float:
     return cost_false_alarm / (cost_false_alarm + cost_miss)
 
 
+def decision_costs(
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    threshold: float,
+    cost_false_alarm: float,
+    cost_miss: float,
+) -> np.ndarray:
+    """The cost of each decision, positive from the threshold on [n]."""
+    decisions = probabilities >= threshold
+    return np.where(labels, ~decisions * cost_miss, decisions * cost_false_alarm)
+
+
 def check_predictions(
     labels: np.ndarray, probabilities: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:

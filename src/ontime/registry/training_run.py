@@ -39,27 +39,34 @@ def train_and_evaluate(
 ) -> TrainingResult:
     """Fit on the train and validation rows, evaluate on the test rows; nothing is logged yet.
 
+    Without test rows the scores are the teachers', cross-validated by day on the training rows. The
+    network itself is then evaluated in shadow, before it may be promoted.
+
     Args:
         history: metrics of the historical join, logged with the run.
         baselines: names in `ontime.models.baselines.BASELINES`.
     """
     data, test = split.train_and_validation, split.test
     model, teachers, epochs = distill(data, FEATURE_SPEC, config, device)
-    predictions = {"network": model.predict(test), "teachers": teachers.predict(test)}
-    predictions |= fit_baselines(split, baselines)
+    if has_test := not test.empty:
+        predictions = {"network": model.predict(test), "teachers": teachers.predict(test)}
+        predictions |= fit_baselines(split, baselines)
+    else:
+        test, predictions = data, {"teachers": teachers.out_of_fold}
+    main = next(iter(predictions))
     models, differences = compare_models(test, predictions)
     labels = test.label.to_numpy(dtype=bool)
     sample = test.sample(min(IMPORTANCE_ROWS, len(test)), random_state=0)
     tables = {
         "models": models,
         "differences": differences,
-        "slices": slice_table(test, labels, predictions["network"], SLICES),
+        "slices": slice_table(test, labels, predictions[main], SLICES),
         "importance": group_importance(model, sample),
     }
     model.metadata |= {
-        "trained_through": test.event_timestamp.min().isoformat(),
+        "trained_through": (test.event_timestamp.min() if has_test else as_of).isoformat(),
         "threshold": expected_cost_threshold(COST_FALSE_ALARM, COST_MISS),
-        "scores": models.set_index("model").loc["network"].to_dict(),
+        "scores": models.set_index("model").loc[main].to_dict(),
     }
     return TrainingResult(
         as_of=as_of,
@@ -83,6 +90,7 @@ def train_and_evaluate(
         data=data,
         tags={
             "as_of": as_of.isoformat(),
+            "holdout": str(has_test),
             "baselines": " ".join(baselines),
             "test_digest": data_digest(test),
             "code_revision": code_revision,

@@ -24,6 +24,7 @@ def card(model: TrainedModel) -> str:
     )
     number = pd.DataFrame({"model": ["network"], "log_loss": [0.123456]})
     tables = {"models": number, "differences": number, "importance": number, "slices": slices}
+    model.metadata["trained_through"] = rows.event_timestamp[1200].isoformat()
     return model_card(model, Split(rows[:1000], rows[1000:1200], rows[1200:]), tables)
 
 

@@ -10,7 +10,6 @@ from monitoring.drift import ColumnDrift, Drift
 from monitoring.performance import Estimate, Performance
 from monitoring.retrain_policy import (
     CALIBRATION_BIAS,
-    COOLDOWN,
     EXCESS_LOG_LOSS,
     MAX_AGE,
     MIN_COVERAGE,
@@ -45,7 +44,7 @@ PERFORMANCE = Performance(
     validation={"log_loss": 0.47},
 )
 SNAPSHOT = MonitoringSnapshot(
-    now=NOW, champion="3", trained_through=NOW - timedelta(days=20), performance=PERFORMANCE
+    now=NOW, champion="3", trained_through=NOW - timedelta(days=3), performance=PERFORMANCE
 )
 
 
@@ -64,8 +63,9 @@ def drift(share: float) -> Drift:
 
 
 NONE = RetrainHistory()
-RECENT = RetrainHistory(last_retrain=NOW - COOLDOWN + timedelta(hours=1))
-COOLED_DOWN = RetrainHistory(last_retrain=NOW - COOLDOWN)
+RECENT = RetrainHistory(last_retrain=NOW - MAX_AGE + timedelta(hours=1))
+LONG_AGO = RetrainHistory(last_retrain=NOW - MAX_AGE)
+IN_SHADOW = RetrainHistory(last_retrain=NOW - MAX_AGE, in_progress=True)
 BIASED = scored("calibration_bias", -0.06, -0.10, -0.02)
 OLD = replace(SNAPSHOT, trained_through=NOW - MAX_AGE)
 NOT_YET_OLD = replace(SNAPSHOT, trained_through=NOW - MAX_AGE + timedelta(hours=1))
@@ -79,7 +79,8 @@ TABLE = {
     "coverage": (
         measured(BIASED, label_coverage=MIN_COVERAGE - 0.01), NONE, "keep", "labels_missing",
     ),
-    "cooldown": (BIASED, RECENT, "keep", "cooldown"),
+    "a challenger in shadow": (BIASED, IN_SHADOW, "keep", "challenger_in_shadow"),
+    "old, but a challenger in shadow": (OLD, IN_SHADOW, "keep", "challenger_in_shadow"),
     "predictions too low": (BIASED, NONE, "retrain", "calibration"),
     "predictions too high": (
         scored("calibration_bias", 0.06, 0.02, 0.10), NONE, "retrain", "calibration",
@@ -102,7 +103,12 @@ TABLE = {
     ),
     "old": (OLD, NONE, "retrain", "scheduled"),
     "not yet old": (NOT_YET_OLD, NONE, "keep", "within_limits"),
-    "cooldown over": (OLD, COOLED_DOWN, "retrain", "scheduled"),
+    "old, and a newer model was rejected": (OLD, RECENT, "keep", "within_limits"),
+    "old, and the newest model too": (OLD, LONG_AGO, "retrain", "scheduled"),
+    "old with few labels": (measured(OLD, n_known=5), NONE, "retrain", "scheduled"),
+    "old with labels missing": (
+        measured(OLD, label_coverage=MIN_COVERAGE - 0.01), NONE, "keep", "labels_missing",
+    ),
     "every column drifted": (replace(SNAPSHOT, drift=drift(1.0)), NONE, "keep", "within_limits"),
 }  # fmt: skip
 
@@ -140,25 +146,27 @@ def test_a_difference_in_the_last_bits_is_the_same_evidence() -> None:
 
 def test_every_guard_and_every_trigger_held_back_is_a_reason() -> None:
     snapshot = measured(replace(BIASED, trained_through=NOW - MAX_AGE), n_known=MIN_LABELS - 1)
-    codes = [reason.code for reason in decide(snapshot, RECENT).reasons]
+    codes = [reason.code for reason in decide(snapshot, IN_SHADOW).reasons]
     assert codes == [
+        "challenger_in_shadow",
         "too_few_labels",
-        "cooldown",
         "held_back_calibration",
         "held_back_scheduled",
     ]
+    codes = [reason.code for reason in decide(snapshot, NONE).reasons]
+    assert codes == ["scheduled", "held_back_calibration"]
 
 
 def test_a_reason_has_the_value_and_the_limit_that_it_broke() -> None:
     decision = decide(replace(BIASED, trained_through=NOW - MAX_AGE), NONE)
-    calibration, scheduled = decision.reasons
+    scheduled, calibration = decision.reasons
     assert (calibration.code, calibration.value, calibration.limit) == (
         "calibration",
         -0.06,
         CALIBRATION_BIAS,
     )
     assert "-0.060 [-0.100, -0.020]" in calibration.text
-    assert (scheduled.value, scheduled.limit) == (28.0, 28.0)
+    assert (scheduled.value, scheduled.limit) == (MAX_AGE.days, MAX_AGE.days)
     (few_days,) = decide(measured(n_days=MIN_DAYS - 1), NONE).reasons
     assert (few_days.value, few_days.limit) == (MIN_DAYS - 1, MIN_DAYS)
 
