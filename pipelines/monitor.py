@@ -27,6 +27,7 @@ from monitoring.retrain_policy import (
     RetrainHistory,
     decide,
 )
+from monitoring.sequential import sequential_tests
 from ontime.data.files import atomic_write
 from ontime.data.timestamps import parse_utc
 from ontime.problem import FEATURE_SPEC, MIN_DRIFT_INSTANCES
@@ -43,7 +44,9 @@ MONITORING_INTERVAL = timedelta(days=7)  # also the period of the drift report
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def collect_signals(settings: Settings, now: datetime) -> MonitoringSnapshot:
-    """Performance and drift of the champion's predictions, with the outcomes known at ``now``.
+    """Performance and drift of the champion's predictions, sequential tests of everyone's.
+
+    All with the outcomes known at ``now``.
 
     Raises:
         LookupError: if no version is champion.
@@ -55,11 +58,15 @@ def collect_signals(settings: Settings, now: datetime) -> MonitoringSnapshot:
     log = PredictionLog(settings.prediction_db_url)
     served = log.served(now - WINDOW, now, known_by=now)
     own = served[served.model_version == champion]
+    due = served[(served.due_at <= now) & served.label.notna()]
+    judged = [row["decided_at"] for row in DecisionLog(log).decisions() if row["result"]]
+    last_judgement = max(judged) + SHADOW_PERIOD if judged else None
     return MonitoringSnapshot(
         now=now,
         champion=champion,
         trained_through=parse_utc(metadata["trained_through"]),
         performance=performance(own, now, metadata["scores"]),
+        tests=sequential_tests(due, last_judgement),
         drift=measure_drift(settings, champion, own[own.as_of >= now - MONITORING_INTERVAL], now),
     )
 

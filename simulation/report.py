@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from monitoring.sequential import LIMITS
 from monitoring.skew import skew
 from ontime.evaluation.bootstrap import compare
 from ontime.evaluation.metrics import scores
@@ -22,7 +23,7 @@ from simulation.weekly_comparison import weekly_comparison
 
 SCORES = ("auc", "pr_auc", "log_loss", "brier", "ece")
 # Codes of the retrain policy's reasons that are performance alerts, also if a guard held them back.
-ALERTS = ("calibration", "log_loss", "held_back_calibration", "held_back_log_loss")
+ALERTS = {prefix + name for name in LIMITS for prefix in ("", "held_back_")}
 
 
 def measure(settings: Settings, prepared: dict[str, Any], progress: Progress) -> dict[str, Any]:
