@@ -38,8 +38,8 @@ export PIP_NO_INPUT := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help setup ingest features train promote serve monitor retrain rollback score export demo \
-	replay scheduled-baseline backtest tune reproduce bench bench-serving results check test e2e \
-	lint typecheck unit rename fork-check clean
+	replay scheduled-baseline policies backtest tune reproduce bench bench-serving results check \
+	test e2e lint typecheck unit rename fork-check clean
 .DEFAULT_GOAL := help
 
 help:
@@ -85,6 +85,9 @@ replay: $(STAMP) ## the demo from START to END, any part of the data
 
 scheduled-baseline: $(STAMP) ## the last demo against a new model every DAYS days without a gate
 	$(PY) -m experiments.scheduled_baseline $(call option,DAYS,days)
+
+policies: $(STAMP) ## retraining policies on the same requests: schedule, gate, alerts (half an hour)
+	$(PY) -m experiments.policies $(call option,END,end)
 
 backtest: $(STAMP) ## every model on every month, trained on all months before (some minutes)
 	$(PY) -m experiments.backtest

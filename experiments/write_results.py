@@ -8,10 +8,11 @@ two marks is replaced.
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments.markdown import DIFFERENCE, Report, facts, table
+from experiments.policy_tables import policies_section
 from ontime.problem import INSTANCES
 from ontime.settings import ROOT, Settings
 
@@ -19,12 +20,14 @@ BEGIN, END = "<!-- results: written by make results -->", "<!-- end of results -
 COMMANDS = {  # report -> the command that writes it
     "demo": "make demo",
     "scheduled-baseline-28": "make scheduled-baseline",
+    "policies": "make policies",
     "backtest": "make backtest",
     "bench": "make bench",
     "export": "make export",
     "e2e": "make e2e",
 }
 SECTIONS = {  # optional report -> its heading
+    "policies": "Policies",
     "backtest": "Backtest",
     "bench": "Speed and memory",
     "export": "Exported model",
@@ -38,28 +41,6 @@ SCORES = {
     "Brier": "{brier:.4f}",
     "ECE": "{ece:.4f}",
 }
-DIFFERENCE = "{difference:+.4f} [{low:+.4f}, {high:+.4f}]"
-Report = dict[str, Any]
-
-
-def table(rows: Iterable[Report], columns: Mapping[str, str]) -> str:
-    """A Markdown table. columns: heading -> format of a row. A cell that needs a null is empty."""
-
-    def cell(form: str, row: Report) -> str:
-        try:
-            return form.format_map(row)
-        except TypeError:
-            return ""
-
-    lines = [list(columns), ["---"] * len(columns)]
-    lines += [[cell(form, row) for form in columns.values()] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def facts(head: str, report: Report, forms: Mapping[str, str]) -> str:
-    """A Markdown table of two columns: what, and a format of the report."""
-    rows = [{"what": what, "value": form.format_map(report)} for what, form in forms.items()]
-    return table(rows, {head: "{what}", "": "{value}"})
 
 
 def readme_table(demo: Report, scheduled: Report) -> str:
@@ -227,6 +208,8 @@ def results_page(reports: dict[str, Any]) -> str:
             section = [f"Not measured at this revision; `{COMMANDS[name]}` does."]
         elif name == "backtest":
             section = backtest_section(reports[name])
+        elif name == "policies":
+            section = policies_section(reports[name])
         elif name == "bench":
             losses = reports[name]["training"]["log_loss"].items()
             section = [
