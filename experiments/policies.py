@@ -34,7 +34,14 @@ from ontime.evaluation.bootstrap import compare
 from ontime.evaluation.metrics import decision_costs, expected_cost_threshold, scores
 from ontime.features.feast_config import open_feature_store
 from ontime.features.historical import build_examples, load_requests
-from ontime.problem import BACKTEST_MONTHS, COST_FALSE_ALARM, COST_MISS, DEMO_START, HOLDOUT_FROM
+from ontime.problem import (
+    BACKTEST_MONTHS,
+    COST_FALSE_ALARM,
+    COST_MISS,
+    DEMO_END,
+    DEMO_START,
+    HOLDOUT_FROM,
+)
 from ontime.registry.gate import GateRule, evaluate_challenger
 from ontime.settings import Settings
 
@@ -193,9 +200,10 @@ def measure(rows: pd.DataFrame, served: np.ndarray) -> dict[str, float]:
 
 
 def periods(rows: pd.DataFrame) -> dict[str, np.ndarray]:
-    """The tuning months, the holdout months, and all, bool [n]."""
+    """The tuning months, the holdout months, the demo's period and all, bool [n]."""
     holdout = (rows.event_timestamp >= pd.Timestamp(HOLDOUT_FROM, tz="UTC")).to_numpy()
-    return {"choice": ~holdout, "holdout": holdout, "all": np.ones(len(rows), dtype=bool)}
+    demo = (rows.event_timestamp <= DEMO_END).to_numpy()
+    return {"choice": ~holdout, "holdout": holdout, "demo": demo, "all": holdout | ~holdout}
 
 
 def compare_policies(

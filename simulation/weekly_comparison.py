@@ -1,4 +1,4 @@
-"""Weekly comparison of the served predictions with those of the frozen first version.
+"""Weekly comparison of the served predictions with those of a model frozen at the start.
 
 The frozen model scores the features that were logged with each prediction, so that the comparison
 is paired: the same instances and inputs, two models.

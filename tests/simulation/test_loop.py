@@ -283,7 +283,16 @@ def test_the_report_of_the_ten_days_is_made_from_the_log(system: System, source:
     assert (found["lost"], found["doubled"]) == (0, 0)
     assert (found["promotions"], found["rejections"]) == (1, 0)
     assert report["parity"]["mismatched"] == 0
-    assert found["difference"] < 0, "the last days were predicted by the better model"
+    challenger = system.decision()["challenger"]
+    assert found["frozen_version"] == challenger, "trained on everything known at the start"
+    better = "the last days were predicted by the better model"
+    assert found["frozen_log_loss"] < found["serving_log_loss"], better
+    assert found["serving_log_loss"] < found["first_version_log_loss"], better
+    (judgement,) = report["judgements"]
+    assert (judgement["version"], judgement["champion"]) == (challenger, "1")
+    assert judgement["difference"] < 0 and judgement["right"]
+    by_kind = {event["kind"]: event for event in report["events"] if event["label"]}
+    assert by_kind["promoted"]["at"] == (system.start + SHADOW_PERIOD).isoformat()
     assert {event["kind"] for event in report["events"]} >= {"retrain", "promoted"}
     assert 0 < report["serving"]["p50_ms"] <= report["serving"]["p99_ms"]
     for picture in ("replay.png", "replay.html"):
@@ -292,7 +301,7 @@ def test_the_report_of_the_ten_days_is_made_from_the_log(system: System, source:
     baseline = scheduled_baseline(days=28)
     assert baseline["models"] == 1
     assert baseline["log_loss"]["served"] == pytest.approx(found["serving_log_loss"])
-    assert baseline["log_loss"]["frozen"] == pytest.approx(found["frozen_log_loss"])
+    assert baseline["log_loss"]["frozen"] == pytest.approx(found["first_version_log_loss"])
 
 
 class Traffic(threading.Thread):
