@@ -27,7 +27,10 @@ from ontime.problem import INSTANCES
 from simulation.weekly_comparison import Week
 
 Kind = Literal["alert", "retrain", "rejected", "promoted", "rollback"]
-Score = Literal["serving_log_loss", "frozen_log_loss", "serving_gap", "frozen_gap"]
+Score = Literal[
+    "serving_log_loss", "frozen_log_loss", "serving_gap", "frozen_gap",
+    "serving_cost", "frozen_cost", "always_cost", "never_cost",
+]  # fmt: skip
 
 
 class Event(TypedDict):
@@ -241,7 +244,8 @@ th, td {{ padding: .3em .5em; text-align: left; border-bottom: 1px solid #e4e7eb
 <p>{summary}</p>
 <img alt="{title}" src="data:image/png;base64,{picture}">
 <p>Log-loss in nats, lower is better. Calibration bias: mean prediction minus positive rate. Both
-models scored the same logged features.</p>
+models scored the same logged features. Costs are per 1,000 labelled predictions at the threshold,
+in false alarms; always and never are those of deciding alike for every instance.</p>
 {weeks}
 {events}
 </html>

@@ -26,6 +26,10 @@ def week(start: str, serving: float | None, frozen: float | None) -> Week:
         frozen_log_loss=frozen,
         serving_gap=None if serving is None else -0.02,
         frozen_gap=None if frozen is None else -0.06,
+        serving_cost=None if serving is None else 450.0,
+        frozen_cost=None if frozen is None else 460.0,
+        always_cost=None if serving is None else 700.0,
+        never_cost=None if serving is None else 900.0,
     )
 
 
@@ -64,7 +68,13 @@ def test_the_panels_show_the_scores_of_the_weeks() -> None:
 def test_every_kind_of_event_has_its_lane_and_its_label() -> None:
     marks = draw(RESULT).axes[0]
     lanes = {label.get_text() for label in marks.get_yticklabels()}
-    assert lanes == {"performance alert", "trained, in shadow", "promoted", "rejected", "rolled back"}
+    assert lanes == {
+        "performance alert",
+        "trained, in shadow",
+        "promoted",
+        "rejected",
+        "rolled back",
+    }
     assert {"v1", "v2", "v3"} <= {text.get_text().strip() for text in marks.texts}
 
 

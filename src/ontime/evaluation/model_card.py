@@ -31,6 +31,7 @@ CARD = """\
 | training | knowledge distillation from {members} LightGBM models, one per day-grouped fold |
 | evaluated on | {evaluated_on} |
 | decision threshold | {threshold:.2f} (a miss costs as much as {cost_ratio:.0f} false alarms) |
+| cost of the decisions | {cost} |
 
 ## Evaluation
 {evaluation}
@@ -65,6 +66,11 @@ inputs were dropped at random in training, so predictions without them are calib
 {limits}
 """
 
+COST = (
+    "{cost_per_1000:.0f} per 1,000 {instances}, in false alarms; "
+    "{cost_per_1000_at_cross_validated_threshold:.0f} at {cross_validated_threshold:.3f}, the best "
+    "threshold of the cross-validated probabilities"
+)
 TESTED = f"Scores of the network, its teachers and the baselines on the same {INSTANCES}:"
 CROSS_VALIDATED = "live traffic in shadow, before promotion: the tag `gate_reasons` of the version"
 CROSS_VALIDATION = (
@@ -73,11 +79,18 @@ CROSS_VALIDATION = (
 )
 
 
-def model_card(model: TrainedModel, split: Split, tables: Mapping[str, pd.DataFrame]) -> str:
+def model_card(
+    model: TrainedModel,
+    split: Split,
+    tables: Mapping[str, pd.DataFrame],
+    costs: Mapping[str, float],
+) -> str:
     """The card as Markdown.
 
     Args:
         model: with metadata threshold and trained_through.
+        costs: cost_per_1000 of the evaluated rows, cross_validated_threshold, and
+            cost_per_1000_at_cross_validated_threshold.
         tables: models (one row per model), differences, importance, slices.
     """
     slices = tables["slices"]
@@ -102,6 +115,7 @@ def model_card(model: TrainedModel, split: Split, tables: Mapping[str, pd.DataFr
         members=model.network.config.members,
         threshold=model.metadata["threshold"],
         cost_ratio=COST_MISS / COST_FALSE_ALARM,
+        cost=COST.format_map({"instances": INSTANCES, **costs}),
         models=_markdown(tables["models"]),
         differences=_markdown(tables["differences"]) if has_test else "None: no test rows.",
         importance=_markdown(tables["importance"]),

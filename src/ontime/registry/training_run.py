@@ -14,7 +14,11 @@ from ontime.data.splits import Split
 from ontime.evaluation import plots
 from ontime.evaluation.comparison import compare_models, fit_baselines
 from ontime.evaluation.importance import group_importance
-from ontime.evaluation.metrics import expected_cost_threshold
+from ontime.evaluation.metrics import (
+    decision_costs,
+    expected_cost_threshold,
+    lowest_cost_threshold,
+)
 from ontime.evaluation.model_card import model_card
 from ontime.evaluation.slices import slice_table
 from ontime.features.historical import REQUEST_FIELDS
@@ -56,6 +60,20 @@ def train_and_evaluate(
     main = next(iter(predictions))
     models, differences = compare_models(test, predictions)
     labels = test.label.to_numpy(dtype=bool)
+    threshold = expected_cost_threshold(COST_FALSE_ALARM, COST_MISS)
+    chosen = lowest_cost_threshold(
+        data.label.to_numpy(dtype=bool), teachers.out_of_fold, COST_FALSE_ALARM, COST_MISS
+    )
+
+    def cost_per_1000(threshold: float) -> float:
+        costs = decision_costs(labels, predictions[main], threshold, COST_FALSE_ALARM, COST_MISS)
+        return 1000 * float(costs.mean())
+
+    costs = {
+        "cross_validated_threshold": chosen,
+        "cost_per_1000": cost_per_1000(threshold),
+        "cost_per_1000_at_cross_validated_threshold": cost_per_1000(chosen),
+    }
     sample = test.sample(min(IMPORTANCE_ROWS, len(test)), random_state=0)
     tables = {
         "models": models,
@@ -65,7 +83,7 @@ def train_and_evaluate(
     }
     model.metadata |= {
         "trained_through": (test.event_timestamp.min() if has_test else as_of).isoformat(),
-        "threshold": expected_cost_threshold(COST_FALSE_ALARM, COST_MISS),
+        "threshold": threshold,
         "scores": models.set_index("model").loc[main].to_dict(),
     }
     return TrainingResult(
@@ -76,6 +94,7 @@ def train_and_evaluate(
         curves={"train_loss": [epoch.train_loss for epoch in epochs]},
         metrics=_flat_metrics(models)
         | {"teachers_rounds": teachers.rounds, "teachers_out_of_fold_log_loss": teachers.log_loss}
+        | costs
         | history,
         tables=tables,
         test_predictions=test[["instance_id", "event_timestamp", *REQUEST_FIELDS, "label"]].assign(
@@ -86,7 +105,7 @@ def train_and_evaluate(
             "roc_and_precision_recall": plots.roc_and_precision_recall(labels, predictions),
             "learning_curve": plots.learning_curve(epochs),
         },
-        model_card=model_card(model, split, tables),
+        model_card=model_card(model, split, tables, costs),
         data=data,
         tags={
             "as_of": as_of.isoformat(),

@@ -10,6 +10,7 @@ from ontime.evaluation.metrics import (
     expected_calibration_error,
     expected_cost_threshold,
     log_losses,
+    lowest_cost_threshold,
     scores,
 )
 
@@ -93,3 +94,13 @@ def test_the_cost_of_decisions_is_lowest_at_the_threshold_of_calibrated_predicti
         np.array([True, True, False, False]), np.array([0.3, 0.2] * 2), 0.25, 1, 3
     )
     assert mixed.tolist() == [0, 3, 1, 0]
+
+
+def test_the_threshold_chosen_on_calibrated_rows_is_the_expected_one() -> None:
+    y, p = calibrated(200_000)
+    assert lowest_cost_threshold(y, p, 1.0, 3.0) == pytest.approx(0.25, abs=0.02)
+    assert lowest_cost_threshold(y, p / 2, 1.0, 3.0) == pytest.approx(0.125, abs=0.01)
+    few, labels = np.array([0.9, 0.4, 0.1]), np.array([True, False, True])
+    assert lowest_cost_threshold(labels, few, 1.0, 0.5) == 0.9
+    assert lowest_cost_threshold(labels, few, 1.0, 3.0) == 0.1
+    assert lowest_cost_threshold(~labels, few, 1.0, 0.5) == 1.0, "no decision pays"

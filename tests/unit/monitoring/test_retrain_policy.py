@@ -41,6 +41,7 @@ PERFORMANCE = Performance(
     positive_rate=0.288,
     scores=FINE,
     validation={"log_loss": 0.47},
+    cost_per_1000={"served": 450.0},
 )
 CALM = SequentialTests(
     n_labels=12 * MIN_LABELS, n_days=28, n_tested=9, statistics=dict.fromkeys(LIMITS, 2.5)
