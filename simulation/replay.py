@@ -43,14 +43,14 @@ from ontime.problem import (
 )
 from ontime.settings import Settings
 from ontime.storage.decision_log import DecisionLog, open_decision_log
-from pipelines.monitor import MONITORING_INTERVAL, monitor
+from pipelines.monitor import MONITORING_INTERVAL, monitor, start_retrain
 from simulation.progress import Progress, progress_file
 
 DAY = timedelta(days=1)
 BATCH = 256  # instances per request; the API's limit is 512
 TIMEOUT_S = 30.0
 RETRY_TIMEOUT_S = 120.0  # a killed API is ready again after about ten seconds
-TRAINING_TIMEOUT_S = 1800.0
+TRAINING_TIMEOUT_S, TRAINING_RESTART_S = 1800.0, 300.0
 
 
 @dataclass(frozen=True)
@@ -163,26 +163,33 @@ def play_tick(writer: OnlineWriter, data: ReplayData, client: Client, tick: date
     client.report(between(data.outcomes, "outcome_known_at", before, tick))
 
 
-def wait_for_training(log: DecisionLog, tick: datetime) -> None:
+def wait_for_training(settings: Settings, log: DecisionLog, tick: datetime) -> None:
     """Return when every training that ends before ``tick`` has registered its challenger.
+
+    It is started again now and then, in case that its event or its run was lost; one that was
+    carried out already does nothing.
 
     Raises:
         TimeoutError: if the worker does not finish one.
     """
-    deadline = monotonic() + TRAINING_TIMEOUT_S
+    began_at = started_at = monotonic()
     while True:
         pending = [
-            row["decision_id"]
+            row
             for row in log.unfinished()
             if row["challenger"] is None and row["decided_at"] + TRAINING_TIME <= tick
         ]
         if not pending:
             return
-        if monotonic() > deadline:
+        if monotonic() - began_at > TRAINING_TIMEOUT_S:
             raise TimeoutError(
                 f"a training must end within {TRAINING_TIMEOUT_S:.0f} s; that of decision "
-                f"{pending[0]} did not: see the runs of retrain/ontime in Prefect"
+                f"{pending[0]['decision_id']} did not: see the runs of retrain/ontime in Prefect"
             )
+        if monotonic() - started_at > TRAINING_RESTART_S:
+            started_at = monotonic()
+            for row in pending:
+                start_retrain(settings, row["decided_at"], row["decision_id"])
         sleep(1)
 
 
@@ -208,7 +215,7 @@ def replay(start: datetime = DEMO_START, end: datetime = DEMO_END) -> Progress:
         client = Client(http, progress)
         for tick in ticks(done, end):
             started = perf_counter()
-            wait_for_training(decisions, tick)
+            wait_for_training(settings, decisions, tick)
             play_tick(writer, data, client, tick)
             if tick - start == PREDICTION_INTERVAL:
                 monitor(start)  # after the first predictions, which do not wait for a training
