@@ -56,7 +56,7 @@ features: $(STAMP) ## the feature tables, and the online store as of AS_OF
 train: $(STAMP) ## a network on what was known at AS_OF, registered as challenger
 	$(PY) -m pipelines.train $(call option,AS_OF,as-of)
 
-promote: $(STAMP) ## the gate: makes the challenger the champion if it is better
+promote: $(STAMP) ## the gate: makes the challenger the champion unless it is clearly worse in shadow
 	$(PY) -m pipelines.promote $(call option,AS_OF,as-of)
 
 serve: $(STAMP) ## the API with the champion, on PORT, in WORKERS processes
