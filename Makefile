@@ -39,7 +39,7 @@ export PIP_NO_INPUT := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help setup ingest features train promote serve keys monitor retrain rollback score export demo \
-	replay scheduled-baseline backtest tune reproduce bench bench-serving results check test e2e \
+	replay scheduled-baseline policies backtest tune reproduce bench bench-serving results check test e2e \
 	lint typecheck unit browser pictures site rename fork-check clean
 .DEFAULT_GOAL := help
 
@@ -57,7 +57,7 @@ features: $(STAMP) ## the feature tables, and the online store as of AS_OF
 train: $(STAMP) ## a network on what was known at AS_OF, registered as challenger
 	$(PY) -m pipelines.train $(call option,AS_OF,as-of)
 
-promote: $(STAMP) ## the gate: makes the challenger the champion if it is better
+promote: $(STAMP) ## the gate: makes the challenger the champion unless it is clearly worse in shadow
 	$(PY) -m pipelines.promote $(call option,AS_OF,as-of)
 
 serve: $(STAMP) ## the API with the champion, on PORT, in WORKERS processes
@@ -69,7 +69,7 @@ keys: $(STAMP) ## API keys: make keys DO="create --client NAME --scopes predict,
 monitor: $(STAMP) ## drift and performance of the logged predictions, and the retrain decision, at AS_OF
 	$(PY) -m pipelines.monitor $(call option,AS_OF,as-of)
 
-retrain: $(STAMP) ## a challenger on everything known at AS_OF, then the gate
+retrain: $(STAMP) ## a challenger on everything known at AS_OF; it scores in shadow until the gate
 	$(PY) -m pipelines.retrain $(call option,AS_OF,as-of)
 
 rollback: $(STAMP) ## back to the previous champion
@@ -89,6 +89,9 @@ replay: $(STAMP) ## the demo from START to END, any part of the data
 
 scheduled-baseline: $(STAMP) ## the last demo against a new model every DAYS days without a gate
 	$(PY) -m experiments.scheduled_baseline $(call option,DAYS,days)
+
+policies: $(STAMP) ## retraining policies on the same requests: schedule, gate, alerts (half an hour)
+	$(PY) -m experiments.policies $(call option,END,end)
 
 backtest: $(STAMP) ## every model on every month, trained on all months before (some minutes)
 	$(PY) -m experiments.backtest

@@ -34,7 +34,8 @@ from pipelines.train import load_split
 # Tags that explain a difference and are none by themselves.
 VERSIONS = ("code_revision", "python", "torch", "duckdb", "lightgbm", "numpy", "scikit-learn")
 EXPLAINING = (*VERSIONS, "device", "cpu", "bf16", "threads", "processes")
-NEEDED = {"as_of", "baselines", "device"}  # tags without which a run cannot be reproduced
+# Tags without which a run cannot be reproduced.
+NEEDED = {"as_of", "baselines", "device", "holdout"}
 TIMINGS = {"history_seconds"}
 
 
@@ -42,7 +43,7 @@ TIMINGS = {"history_seconds"}
 def train_again(settings: Settings, run: LoggedRun) -> TrainingResult:
     """The run's training on the tables of the settings; it is not logged."""
     as_of = parse_utc(run.tags["as_of"])
-    split, history = load_split(settings, as_of)
+    split, history = load_split(settings, as_of, run.tags["holdout"] == "True")
     network = ModelConfig(**run.config["network"])
     config = TrainConfig(**run.config | {"network": network})
     baselines = tuple(run.tags["baselines"].split())

@@ -1,8 +1,6 @@
 """Markdown tables of the results page, each from one report."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
-
+from experiments.markdown import DIFFERENCE, Report, facts, table
 from ontime.problem import INSTANCES
 
 SCORES = {
@@ -12,28 +10,6 @@ SCORES = {
     "Brier": "{brier:.4f}",
     "ECE": "{ece:.4f}",
 }
-DIFFERENCE = "{difference:+.4f} [{low:+.4f}, {high:+.4f}]"
-Report = dict[str, Any]
-
-
-def table(rows: Iterable[Report], columns: Mapping[str, str]) -> str:
-    """A Markdown table. columns: heading -> format of a row. A cell that needs a null is empty."""
-
-    def cell(form: str, row: Report) -> str:
-        try:
-            return form.format_map(row)
-        except TypeError:
-            return ""
-
-    lines = [list(columns), ["---"] * len(columns)]
-    lines += [[cell(form, row) for form in columns.values()] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def facts(head: str, report: Report, forms: Mapping[str, str]) -> str:
-    """A Markdown table of two columns: what, and a format of the report."""
-    rows = [{"what": what, "value": form.format_map(report)} for what, form in forms.items()]
-    return table(rows, {head: "{what}", "": "{value}"})
 
 
 def readme_table(demo: Report, scheduled: Report) -> str:
@@ -51,9 +27,10 @@ def readme_table(demo: Report, scheduled: Report) -> str:
             "{parity[mismatched]} mismatched",
             "retrains, promotions, rejections": "{replay[retrains]}, {replay[promotions]}, "
             "{replay[rejections]}",
-            f"log-loss served against first version kept, {replay['outcomes']:,} labelled "
-            f"{INSTANCES}": "{replay[serving_log_loss]:.4f} against "
-            "{replay[frozen_log_loss]:.4f}: {replay[difference]:+.4f} [{low:+.4f}, {high:+.4f}]",
+            "log-loss served against a model frozen on everything known at the start, "
+            f"{replay['outcomes']:,} labelled {INSTANCES}": "{replay[serving_log_loss]:.4f} "
+            "against {replay[frozen_log_loss]:.4f}: {replay[difference]:+.4f} "
+            "[{low:+.4f}, {high:+.4f}]",
             f"log-loss of a new model every {scheduled['days']} days without a gate": ""
             "{scheduled[log_loss][scheduled]:.4f}",
         },
@@ -68,7 +45,7 @@ def run_table(demo: Report) -> str:
         "first prediction after": "{seconds[to_first_prediction]:.0f} s",
         "replay / all": "{seconds[replay]:.0f} s / {seconds[total]:.0f} s",
         "peak memory of all processes": "{peak_rss_gb:.1f} GB",
-        "ECE served / first version kept": "{replay[serving_ece]:.4f} / {replay[frozen_ece]:.4f}",
+        "ECE served / frozen": "{replay[serving_ece]:.4f} / {replay[frozen_ece]:.4f}",
     }
     return facts("cost of that run", demo, forms)
 

@@ -31,7 +31,7 @@ from ontime.problem import FEATURE_SPEC, PREDICTION_INTERVAL
 from ontime.registry import model_registry
 from ontime.settings import Settings
 from ontime.storage.prediction_log import PredictionLog
-from simulation.replay import Progress, prepared_file, progress_file
+from simulation.progress import Progress, prepared_file, progress_file
 
 
 def training_times(start: datetime, end: datetime, days: int) -> list[datetime]:

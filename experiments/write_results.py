@@ -11,8 +11,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from experiments.markdown import Report
+from experiments.policy_tables import policies_section
 from experiments.results_tables import (
-    Report,
     backtest_table,
     benchmark_table,
     events_table,
@@ -33,6 +34,7 @@ BEGIN, END = "<!-- results: written by make results -->", "<!-- end of results -
 COMMANDS = {  # report -> the command that writes it
     "demo": "make demo",
     "scheduled-baseline-28": "make scheduled-baseline",
+    "policies": "make policies",
     "backtest": "make backtest",
     "bench": "make bench",
     "serving": "make bench-serving",
@@ -40,6 +42,7 @@ COMMANDS = {  # report -> the command that writes it
     "e2e": "make e2e",
 }
 SECTIONS = {  # optional report -> its heading
+    "policies": "Policies",
     "backtest": "Backtest",
     "bench": "Speed and memory",
     "serving": "Serving",
@@ -71,6 +74,8 @@ def results_page(reports: dict[str, Any]) -> str:
             section = [f"Not measured at this revision; `{COMMANDS[name]}` does."]
         elif name == "backtest":
             section = backtest_section(reports[name])
+        elif name == "policies":
+            section = policies_section(reports[name])
         elif name == "bench":
             losses = reports[name]["training"]["log_loss"].items()
             section = [

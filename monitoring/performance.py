@@ -18,8 +18,14 @@ import numpy as np
 import pandas as pd
 
 from ontime.evaluation.bootstrap import ClusterBootstrap, interval
-from ontime.evaluation.metrics import brier_losses, log_losses, scores
-from ontime.problem import local_day
+from ontime.evaluation.metrics import (
+    brier_losses,
+    decision_costs,
+    expected_cost_threshold,
+    log_losses,
+    scores,
+)
+from ontime.problem import COST_FALSE_ALARM, COST_MISS, local_day
 
 VALIDATION_SCORES = ("auc", "log_loss", "brier", "ece", "mean_prediction", "positive_rate")
 
@@ -58,6 +64,9 @@ class Performance:
     positive_rate: float | None  # of the scored instances
     scores: dict[str, Estimate]
     validation: dict[str, float]
+    # Per 1,000 scored instances: of the decisions that were served, of always and never deciding
+    # positive, and of the decision that the validation rows' positive rate alone would give.
+    cost_per_1000: dict[str, float]
 
 
 class PerformanceError(ValueError):
@@ -94,7 +103,31 @@ def performance(
         positive_rate=float(scored.label.mean()) if len(scored) else None,
         scores=_estimates(scored, days, validation["normalized_entropy"]),
         validation=validation,
+        cost_per_1000=costs_per_1000(scored, validation["positive_rate"]),
     )
+
+
+def costs_per_1000(scored: pd.DataFrame, known_rate: float) -> dict[str, float]:
+    """Cost of the served decisions beside always, never and the base rate; empty without rows.
+
+    Args:
+        scored: label and probability of each instance.
+        known_rate: the positive rate that was known before.
+    """
+    if scored.empty:
+        return {}
+    threshold = expected_cost_threshold(COST_FALSE_ALARM, COST_MISS)
+    labels = scored.label.to_numpy(dtype=bool)
+    probabilities = {
+        "served": scored.probability.to_numpy(dtype=np.float64),
+        "always": np.ones(len(labels)),
+        "never": np.zeros(len(labels)),
+        "base_rate": np.full(len(labels), known_rate),
+    }
+    return {
+        name: 1000 * float(decision_costs(labels, p, threshold, COST_FALSE_ALARM, COST_MISS).mean())
+        for name, p in probabilities.items()
+    }
 
 
 def _iso(time: pd.Timestamp) -> str | None:

@@ -1,4 +1,5 @@
-"""Monitor: measure what was served, decide whether to retrain, record both, start the retrain.
+"""Monitor: judge a challenger whose shadow period is over, measure what was served, decide whether
+to retrain, record both, start the retrain.
 
 python -m pipelines.monitor --as-of TIME
 """
@@ -18,7 +19,15 @@ from prefect.events import emit_event
 
 from monitoring.drift import Drift, drift_report
 from monitoring.performance import performance
-from monitoring.retrain_policy import WINDOW, Decision, MonitoringSnapshot, RetrainHistory, decide
+from monitoring.retrain_policy import (
+    SHADOW_PERIOD,
+    WINDOW,
+    Decision,
+    MonitoringSnapshot,
+    RetrainHistory,
+    decide,
+)
+from monitoring.sequential import sequential_tests
 from ontime.data.files import atomic_write
 from ontime.data.timestamps import parse_utc
 from ontime.problem import FEATURE_SPEC, MIN_DRIFT_INSTANCES
@@ -26,6 +35,7 @@ from ontime.registry import model_registry as registry
 from ontime.settings import Settings
 from ontime.storage.decision_log import DecisionLog, open_decision_log
 from ontime.storage.prediction_log import PredictionLog
+from pipelines.promote import conclude_shadow
 from pipelines.retrain import retrain
 
 RETRAIN_DECIDED = "ontime.retrain.decided"  # the event of the automation in prefect.yaml
@@ -34,7 +44,9 @@ MONITORING_INTERVAL = timedelta(days=7)  # also the period of the drift report
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def collect_signals(settings: Settings, now: datetime) -> MonitoringSnapshot:
-    """Performance and drift of the champion's predictions, with the outcomes known at ``now``.
+    """Performance and drift of the champion's predictions, sequential tests of everyone's.
+
+    All with the outcomes known at ``now``.
 
     Raises:
         LookupError: if no version is champion.
@@ -46,11 +58,15 @@ def collect_signals(settings: Settings, now: datetime) -> MonitoringSnapshot:
     log = PredictionLog(settings.prediction_db_url)
     served = log.monitored(now - WINDOW, now, known_by=now)
     own = served[served.model_version == champion]
+    due = served[(served.due_at <= now) & served.label.notna()]
+    judged = [row["decided_at"] for row in DecisionLog(log).decisions() if row["result"]]
+    last_judgement = max(judged) + SHADOW_PERIOD if judged else None
     return MonitoringSnapshot(
         now=now,
         champion=champion,
         trained_through=parse_utc(metadata["trained_through"]),
         performance=performance(own, now, metadata["scores"]),
+        tests=sequential_tests(due, last_judgement),
         drift=measure_drift(settings, champion, own[own.as_of >= now - MONITORING_INTERVAL], now),
     )
 
@@ -72,9 +88,11 @@ def decide_and_record(
 ) -> Decision:
     """Keep or retrain; written to the decision log, to a report and to the champion's run."""
     decisions = log.decisions()
-    retrains = [row["decided_at"] for row in decisions if row["action"] == "retrain"]
+    retrains = [row for row in decisions if row["action"] == "retrain"]
     history = RetrainHistory(
-        frozenset(row["decision_id"] for row in decisions), max(retrains, default=None)
+        frozenset(row["decision_id"] for row in decisions),
+        max((row["decided_at"] for row in retrains), default=None),
+        any(row["result"] is None for row in retrains),
     )
     decision = decide(snapshot, history)
     log.record(asdict(decision) | {"decided_at": snapshot.now})
@@ -94,17 +112,21 @@ def drift_html(settings: Settings, now: datetime) -> Path:
 
 @flow(name="monitor")
 def monitor(now: datetime | None = None) -> dict[str, Any]:
-    """Measure, decide, and start the retrain if one was decided.
+    """Judge, measure, decide, and start the retrain if one was decided.
 
-    A retrain that was decided earlier and did not finish (its process was killed) is started first.
+    A training that was decided earlier and did not finish (its process was killed) is started
+    again, as of the time of its decision.
 
     Args:
         now: the time on the clock of as_of; by default the wall clock, for scheduled runs.
     """
     settings, now = Settings(), now or datetime.now(UTC)
     log = open_decision_log(settings)
-    for decision_id in log.unfinished():
-        start_retrain(settings, now, decision_id)
+    for pending in log.unfinished():
+        if pending["challenger"] is None:
+            start_retrain(settings, pending["decided_at"], pending["decision_id"])
+        elif now >= pending["decided_at"] + SHADOW_PERIOD:
+            conclude_shadow(settings, log, pending, now)
     snapshot = collect_signals(settings, now)
     decision = decide_and_record(settings, log, snapshot)
     texts = [reason.text for reason in decision.reasons]

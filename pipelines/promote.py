@@ -1,32 +1,35 @@
-"""Promote: the gate evaluates the challenger on rows that no model was trained on.
+"""Promote: the gate judges a challenger on the live traffic that it scored in shadow.
 
-python -m pipelines.promote [--as-of TIME]
+    python -m pipelines.promote [--as-of TIME]
+
+A first model is judged on its test split. What is promoted is the very model that was judged.
 """
 
 import argparse
-from dataclasses import asdict
-from datetime import datetime, timedelta
+from dataclasses import asdict, replace
+from datetime import datetime
 from time import thread_time
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
+from monitoring.retrain_policy import TRAINING_TIME
 from ontime.data.timestamps import parse_utc
-from ontime.features.feast_config import open_feature_store
-from ontime.features.historical import build_examples, load_requests
 from ontime.models.serialization import TrainedModel
 from ontime.problem import DEMO_START, FIRST_GATE_BASELINES
 from ontime.registry import model_registry as registry
 from ontime.registry.champion_history import change_champion, reconcile_champion
 from ontime.registry.gate import GateResult, evaluate_challenger, evaluate_first_model
 from ontime.settings import Settings
-from ontime.storage.decision_log import open_decision_log
+from ontime.storage.decision_log import DecisionLog, open_decision_log
+from ontime.storage.prediction_log import PredictionLog
+from pipelines.retrain import reload_api
 
-GATE_WINDOW = timedelta(days=28)  # at most, and only rows after both models were trained
 LATENCY_ROWS, LATENCY_REPEATS = 64, 15  # rows of one request in a busy hour
 
 
@@ -34,25 +37,46 @@ LATENCY_ROWS, LATENCY_REPEATS = 64, 15  # rows of one request in a busy hour
 def evaluate(
     settings: Settings, challenger: str, champion: str | None, as_of: datetime
 ) -> GateResult:
-    """The gate's result for a challenger, on rows predicted after both models were trained."""
+    """The gate's result, from shadow predictions; without a champion, from the test rows."""
     if champion is None:
         rows = registry.test_predictions(settings, challenger)
         baselines = {name: rows[name].to_numpy() for name in FIRST_GATE_BASELINES}
         return evaluate_first_model(rows, rows.network.to_numpy(), baselines)
     new, old = registry.load(settings, challenger), registry.load(settings, champion)
-    rows = gate_rows(settings, [new, old], as_of)
-    return evaluate_challenger(
-        rows, new.predict(rows), old.predict(rows), latency_ratio(new, old, rows)
-    )
+    log = PredictionLog(settings.prediction_db_url)
+    rows = shadow_rows(log, champion, parse_utc(new.metadata["trained_through"]), as_of)
+    probabilities, n_logged = shadow_probabilities(log, challenger, new, rows)
+    ratio = latency_ratio(new, old, rows) if len(rows) else 1.0
+    result = evaluate_challenger(rows, probabilities, rows.probability.to_numpy(), ratio)
+    shadow = {"logged": n_logged, "computed_from_logged_features": len(rows) - n_logged}
+    return replace(result, evidence=result.evidence | {"shadow": shadow})
 
 
-def gate_rows(settings: Settings, models: list[TrainedModel], as_of: datetime) -> pd.DataFrame:
-    """Examples predicted after the last of the models was trained, with outcomes known at as_of."""
-    trained = [pd.Timestamp(model.metadata["trained_through"]) for model in models]
-    since = max(*trained, pd.Timestamp(as_of) - GATE_WINDOW)
-    requests = load_requests(settings)
-    recent = (requests.event_timestamp >= since) & (requests.outcome_known_at <= as_of)
-    return build_examples(open_feature_store(settings), requests[recent])
+def shadow_rows(
+    log: PredictionLog, champion: str, trained_through: datetime, as_of: datetime
+) -> pd.DataFrame:
+    """The champion's predictions since the challenger was trained, with their due outcomes.
+
+    Due, not just known: positive labels arrive later than negative ones.
+    """
+    served = log.served(trained_through + TRAINING_TIME, as_of, known_by=as_of)
+    is_due = (served.due_at <= as_of) & served.label.notna()
+    return served[is_due & (served.model_version == champion)].reset_index(drop=True)
+
+
+def shadow_probabilities(
+    log: PredictionLog, challenger: str, model: TrainedModel, rows: pd.DataFrame
+) -> tuple[np.ndarray, int]:
+    """The challenger's probabilities for the rows, float64 [n], and how many were logged.
+
+    The shadow deployment drops batches while it is slower than the traffic. These are computed from
+    the logged features, so that the judgement does not depend on the speed of the machine.
+    """
+    logged = log.shadow_scores(challenger).reindex(rows.prediction_id).to_numpy(dtype=np.float64)
+    missing = np.isnan(logged)
+    if missing.any():
+        logged[missing] = model.predict(rows[missing])
+    return logged, int((~missing).sum())
 
 
 def latency_ratio(new: TrainedModel, old: TrainedModel, rows: pd.DataFrame) -> float:
@@ -78,8 +102,11 @@ def latency_ratio(new: TrainedModel, old: TrainedModel, rows: pd.DataFrame) -> f
 
 
 @flow(name="promote")
-def promote(as_of: datetime = DEMO_START) -> dict[str, Any]:
+def promote(as_of: datetime = DEMO_START, challenger: str | None = None) -> dict[str, Any]:
     """Evaluate the challenger at ``as_of`` and promote it if it passes the gate.
+
+    Args:
+        challenger: a version; by default the one that has the alias.
 
     Returns:
         The fields of `GateResult`, and the versions challenger and champion.
@@ -91,7 +118,7 @@ def promote(as_of: datetime = DEMO_START) -> dict[str, Any]:
     settings = Settings()
     log = open_decision_log(settings)
     champion, n_changes = reconcile_champion(settings, log)
-    challenger = registry.resolve(settings, registry.CHALLENGER)
+    challenger = challenger or registry.resolve(settings, registry.CHALLENGER)
     if challenger is None or challenger == champion:
         raise LookupError(
             f"promote needs a challenger other than the champion; challenger is {challenger}, "
@@ -109,6 +136,25 @@ def promote(as_of: datetime = DEMO_START) -> dict[str, Any]:
     title = f"## Version {challenger} {word} (champion: {champion or 'none'})"
     create_markdown_artifact(key="gate", markdown="\n- ".join([title, *reasons]))
     return asdict(result) | {"challenger": challenger, "champion": champion}
+
+
+def conclude_shadow(
+    settings: Settings, log: DecisionLog, decision: dict[str, Any], now: datetime
+) -> None:
+    """Judge the challenger of a decision to retrain, deploy it if it passes, record the result.
+
+    If an earlier run was killed after the promotion, the rest of the steps is done.
+    """
+    challenger = decision["challenger"]
+    champion, _ = reconcile_champion(settings, log)
+    if champion == challenger:
+        promoted, reasons = True, log.changes()[-1].reasons
+    else:
+        result = promote(now, challenger)
+        promoted, reasons = result["promote"], list(result["reasons"])
+    if promoted:
+        reload_api(settings)
+    log.record_result(decision["decision_id"], promoted, reasons)
 
 
 def main() -> None:

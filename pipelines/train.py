@@ -3,7 +3,9 @@
     python -m pipelines.train [--as-of TIME] [--device auto|cpu|cuda]
     torchrun --nproc-per-node=2 -m pipelines.train
 
-The registered version (alias `challenger`) is the evaluated model itself; nothing is refitted.
+The registered version (alias `challenger`) is the evaluated model itself; nothing is refitted. A
+first model is evaluated on a test split, its newest two weeks. Once there is a champion, a model is
+trained on every known outcome and evaluated in shadow.
 """
 
 import argparse
@@ -17,8 +19,14 @@ from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from monitoring.retrain_policy import WINDOW, UnsatisfiableRule, check_rules
-from ontime.data.splits import Split, split_by_time
+from monitoring.retrain_policy import (
+    SHADOW_PERIOD,
+    TRAINING_TIME,
+    WINDOW,
+    UnsatisfiableRule,
+    check_rules,
+)
+from ontime.data.splits import Split, split_by_time, split_without_test
 from ontime.data.timestamps import parse_utc
 from ontime.evaluation.comparison import ALL_BASELINES
 from ontime.features.feast_config import open_feature_store
@@ -27,14 +35,21 @@ from ontime.models.distillation import distill
 from ontime.models.distributed import process_group, rank_and_size
 from ontime.models.trainer import TrainConfig, pick_device
 from ontime.problem import DEMO_START, FEATURE_SPEC, INSTANCES, MIN_GATE_INSTANCES, local_day
+from ontime.registry import model_registry as registry
 from ontime.registry.run_logger import log_training
 from ontime.registry.training_run import code_revision, train_and_evaluate
 from ontime.settings import Settings
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def load_split(settings: Settings, as_of: datetime) -> tuple[Split, dict[str, float]]:
-    """The examples known at ``as_of``, split by time, and the metrics of the historical join."""
+def load_split(
+    settings: Settings, as_of: datetime, holdout: bool
+) -> tuple[Split, dict[str, float]]:
+    """The examples known at ``as_of``, split by time, and the metrics of the historical join.
+
+    Args:
+        holdout: whether the newest two weeks are test rows.
+    """
     requests = load_requests(settings)
     requests = requests[requests.event_timestamp < as_of]
     started = perf_counter()
@@ -44,7 +59,8 @@ def load_split(settings: Settings, as_of: datetime) -> tuple[Split, dict[str, fl
         "history_rows_in": int(requests.eligible.sum()),
         "history_rows_out": len(examples),
     }
-    return split_by_time(examples, as_of), history
+    split = split_by_time if holdout else split_without_test
+    return split(examples, as_of), history
 
 
 def check_traffic(split: Split, as_of: datetime) -> None:
@@ -52,11 +68,14 @@ def check_traffic(split: Split, as_of: datetime) -> None:
     since = as_of - WINDOW
     recent = pd.concat([rows[rows.event_timestamp >= since] for rows in vars(split).values()])
     check_rules(len(recent), len(np.unique(local_day(recent))))
-    if len(split.test) < MIN_GATE_INSTANCES:
-        raise UnsatisfiableRule(
-            f"the gate needs {MIN_GATE_INSTANCES:,} {INSTANCES}; the test period has "
-            f"{len(split.test):,}. Lower MIN_GATE_INSTANCES in ontime.problem"
-        )
+    in_shadow = len(recent) * (SHADOW_PERIOD - TRAINING_TIME) // WINDOW
+    test = {"test period": len(split.test)} if len(split.test) else {}
+    for period, n in (test | {"shadow period": in_shadow}).items():
+        if n < MIN_GATE_INSTANCES:
+            raise UnsatisfiableRule(
+                f"the gate needs {MIN_GATE_INSTANCES:,} {INSTANCES}; the {period} has {n:,}. Lower "
+                "MIN_GATE_INSTANCES in ontime.problem"
+            )
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
@@ -87,7 +106,9 @@ def train(
     """
     print(f"train as of {as_of:%Y-%m-%d %H:%M} UTC")
     settings = Settings()
-    split, history = load_split(settings, as_of)
+    registry.connect(settings)
+    holdout = registry.resolve(settings, registry.CHAMPION) is None
+    split, history = load_split(settings, as_of, holdout)
     check_traffic(split, as_of)
     check_views(split.train)
     sizes = ", ".join(f"{len(rows):,} {name}" for name, rows in vars(split).items())
@@ -101,7 +122,9 @@ def train(
 
 def train_on_other_rank(as_of: datetime, device: str) -> None:
     """The part of torchrun's processes other than rank 0: the same fit, nothing evaluated."""
-    split, _ = load_split.fn(Settings(), as_of)
+    settings = Settings()
+    holdout = registry.resolve(settings, registry.CHAMPION) is None
+    split, _ = load_split.fn(settings, as_of, holdout)
     distill(split.train_and_validation, FEATURE_SPEC, TrainConfig(), device)
 
 

@@ -116,6 +116,8 @@ def history(state: AppStateDep) -> list[DeploymentRow]:
 def reload(state: AppStateDep) -> ReloadResponse:
     """Sync with the registry now instead of at the next poll; 409 while another sync runs."""
     swapped = state.manager.sync_with_registry()
+    if state.shadow is not None:
+        state.shadow.poll()
     deployed = state.manager.deployed
     return ReloadResponse(model_version=deployed.version if deployed else None, swapped=swapped)
 

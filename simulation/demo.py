@@ -35,7 +35,8 @@ from pipelines.build_features import build_features
 from pipelines.ingest import ingest
 from pipelines.promote import promote
 from pipelines.train import train
-from simulation.replay import Progress, parse_period, prepared_file, progress_file, replay
+from simulation.progress import Progress, prepared_file, progress_file
+from simulation.replay import parse_period, replay
 from simulation.report import measure, print_summary
 
 SERVER = "serving.server"

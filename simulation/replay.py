@@ -4,31 +4,30 @@
 
 The only clock of the project is here; it ticks every `PREDICTION_INTERVAL`. In each tick, feature
 rows that became known are written to the online store, instances whose prediction time has come
-are predicted over HTTP, and outcomes that became known are reported. Monitoring runs once a week.
+are predicted over HTTP, and outcomes that became known are reported. Monitoring runs at the start
+and once a week. A training takes `TRAINING_TIME` on this clock, however long it takes on the
+machine: the clock waits for it, so that a replay makes the same decisions in one process and
+through Prefect.
 
 A replay can be stopped at any moment, ``kill -9`` included. Each step of a tick is idempotent
 (upserts, idempotency keys, outcomes by instance); a run continues after the last saved tick.
 """
 
 import argparse
-import json
-import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
-from time import perf_counter
+from time import monotonic, perf_counter, sleep
 from typing import Any
 from uuid import uuid4
 
 import httpx
-import numpy as np
 import pandas as pd
 from prefect import flow
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
-from ontime.data.files import atomic_write
+from monitoring.retrain_policy import TRAINING_TIME
 from ontime.data.timestamps import parse_utc
 from ontime.features.feast_config import open_feature_store
 from ontime.features.historical import load_requests
@@ -43,94 +42,15 @@ from ontime.problem import (
     request_of,
 )
 from ontime.settings import Settings
-from pipelines.monitor import MONITORING_INTERVAL, monitor
+from ontime.storage.decision_log import DecisionLog, open_decision_log
+from pipelines.monitor import MONITORING_INTERVAL, monitor, start_retrain
+from simulation.progress import Progress, progress_file
 
 DAY = timedelta(days=1)
 BATCH = 256  # instances per request; the API's limit is 512
 TIMEOUT_S = 30.0
 RETRY_TIMEOUT_S = 120.0  # a killed API is ready again after about ten seconds
-
-
-@dataclass
-class Progress:
-    """The last finished tick of a replay and its counts; on disk after every tick."""
-
-    run: str
-    start: str
-    end: str
-    last_tick: str
-    requests: int = 0
-    retried: int = 0
-    failed: int = 0
-    predictions: int = 0
-    outcomes: int = 0
-    log_loss_sum: float = 0.0  # over predictions with an outcome
-    labelled: int = 0
-    positives: int = 0
-    pending_labels: dict[str, float] = field(default_factory=dict)  # instance id -> probability
-    # Latency in ms with three digits -> prediction requests. Bounded; quantiles are within 0.5 %.
-    latency_counts: dict[str, int] = field(default_factory=dict)
-    champion: str = ""
-    first_prediction_at: float | None = None  # Unix time
-    seconds: float = 0.0
-
-    @classmethod
-    def load(cls, path: Path) -> "Progress | None":
-        """The progress on disk; None if there is none.
-
-        Raises:
-            ValueError: if another version of this class wrote it.
-        """
-        if not path.exists():
-            return None
-        found = json.loads(path.read_text())
-        if found.keys() != (names := {field.name for field in fields(cls)}):
-            raise ValueError(
-                f"the fields of {path} must be those of Progress; they differ in "
-                f"{sorted(found.keys() ^ names)}: delete the file to start the replay again"
-            )
-        return cls(**found)
-
-    def save(self, path: Path) -> None:
-        with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(asdict(self)))
-
-    @property
-    def finished(self) -> bool:
-        return self.last_tick >= self.end
-
-    def covers(self, start: datetime, end: datetime) -> bool:
-        """True if this is the progress of a replay from start to end."""
-        return (self.start, self.end) == (start.isoformat(), end.isoformat())
-
-    def add_label(self, instance_id: str, label: bool) -> None:
-        """Count an outcome and the log-loss of its prediction, if there was one."""
-        probability = self.pending_labels.pop(instance_id, None)
-        if probability is None:
-            return
-        self.labelled += 1
-        self.positives += label
-        self.log_loss_sum -= math.log(probability if label else 1 - probability)
-
-    def add_latency(self, seconds: float) -> None:
-        milliseconds = f"{1000 * seconds:.3g}"
-        self.latency_counts[milliseconds] = self.latency_counts.get(milliseconds, 0) + 1
-
-    def latency_ms(self, quantile: float) -> float:
-        """A quantile of the latency of prediction requests."""
-        values = np.repeat(
-            [float(ms) for ms in self.latency_counts], [*self.latency_counts.values()]
-        )
-        return float(np.quantile(values, quantile))
-
-
-def progress_file(settings: Settings) -> Path:
-    return settings.data_dir / "replay" / "progress.json"
-
-
-def prepared_file(settings: Settings) -> Path:
-    """What the demo measured before the replay."""
-    return settings.data_dir / "replay" / "prepared.json"
+TRAINING_TIMEOUT_S, TRAINING_RESTART_S = 1800.0, 300.0
 
 
 @dataclass(frozen=True)
@@ -243,6 +163,36 @@ def play_tick(writer: OnlineWriter, data: ReplayData, client: Client, tick: date
     client.report(between(data.outcomes, "outcome_known_at", before, tick))
 
 
+def wait_for_training(settings: Settings, log: DecisionLog, tick: datetime) -> None:
+    """Return when every training that ends before ``tick`` has registered its challenger.
+
+    It is started again now and then, in case that its event or its run was lost; one that was
+    carried out already does nothing.
+
+    Raises:
+        TimeoutError: if the worker does not finish one.
+    """
+    began_at = started_at = monotonic()
+    while True:
+        pending = [
+            row
+            for row in log.unfinished()
+            if row["challenger"] is None and row["decided_at"] + TRAINING_TIME <= tick
+        ]
+        if not pending:
+            return
+        if monotonic() - began_at > TRAINING_TIMEOUT_S:
+            raise TimeoutError(
+                f"a training must end within {TRAINING_TIMEOUT_S:.0f} s; that of decision "
+                f"{pending[0]['decision_id']} did not: see the runs of retrain/ontime in Prefect"
+            )
+        if monotonic() - started_at > TRAINING_RESTART_S:
+            started_at = monotonic()
+            for row in pending:
+                start_retrain(settings, row["decided_at"], row["decision_id"])
+        sleep(1)
+
+
 @flow(name="replay")
 def replay(start: datetime = DEMO_START, end: datetime = DEMO_END) -> Progress:
     """Replay (start, end]; continues after the last tick of an earlier run of the same period.
@@ -260,12 +210,16 @@ def replay(start: datetime = DEMO_START, end: datetime = DEMO_END) -> Progress:
         print(f"continues after {progress.last_tick}")
     data = ReplayData.load(settings, start, done, end)
     writer = OnlineWriter(open_feature_store(settings))
+    decisions = open_decision_log(settings)
     url, headers = settings.api_url, settings.client_headers
     with httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_S) as http:
         client = Client(http, progress)
         for tick in ticks(done, end):
             started = perf_counter()
+            wait_for_training(settings, decisions, tick)
             play_tick(writer, data, client, tick)
+            if tick - start == PREDICTION_INTERVAL:
+                monitor(start)  # after the first predictions, which do not wait for a training
             if (tick - start) % MONITORING_INTERVAL == timedelta(0):
                 monitor(tick)
             progress.last_tick = tick.isoformat()

@@ -1,4 +1,4 @@
-"""The picture of a replay: serving with retraining against the frozen first version.
+"""The picture of a replay: serving with retraining against a model frozen at the start.
 
 `write_report` writes ``replay.png`` and ``replay.html``, a self-contained page with the picture and
 its numbers. Both models score the same logged features, so that each week's difference is paired.
@@ -27,7 +27,10 @@ from ontime.problem import INSTANCES
 from simulation.weekly_comparison import Week
 
 Kind = Literal["alert", "retrain", "rejected", "promoted", "rollback"]
-Score = Literal["serving_log_loss", "frozen_log_loss", "serving_gap", "frozen_gap"]
+Score = Literal[
+    "serving_log_loss", "frozen_log_loss", "serving_gap", "frozen_gap",
+    "serving_cost", "frozen_cost", "always_cost", "never_cost",
+]  # fmt: skip
 
 
 class Event(TypedDict):
@@ -55,7 +58,7 @@ BETTER, WORSE = "#2f8f5b", "#d1495b"
 # One lane per kind, in the order in which things happen: mark, colour, name.
 LANES: dict[Kind, tuple[str, str, str]] = {
     "alert": ("^", "#e08a00", "performance alert"),
-    "retrain": ("o", "#6b7280", "retrained"),
+    "retrain": ("o", "#6b7280", "trained, in shadow"),
     "rejected": ("X", "#d1495b", "rejected"),
     "promoted": ("D", "#2f8f5b", "promoted"),
     "rollback": ("<", "#7a5195", "rolled back"),
@@ -123,12 +126,24 @@ def _draw_events(axes: Axes, events: Sequence[Event], lanes: list[Kind]) -> None
             (_day(event["at"]), event["label"]) for event in events if event["kind"] == kind
         )
         days = [day for day, _ in marks]
+        for day, until in _shadow_periods(events) if kind == "retrain" else ():
+            axes.plot([day, until], [height] * 2, color=colour, linewidth=2.5, alpha=0.4)
         axes.scatter(days, [height] * len(days), marker=mark, s=34, color=colour, linewidths=0)
         for (day, label), following in zip(marks, [*days[1:], np.inf], strict=True):
             if following - day > LETTER * (len(label) + 3) * np.ptp(axes.get_xlim()):
                 axes.text(day, height, f"   {label}", va="center", fontsize=7.5, color=colour)
     axes.set_yticks(range(len(lanes)), [LANES[kind][2] for kind in reversed(lanes)])
     axes.set_ylim(-0.6, max(len(lanes), 1) - 0.4)
+
+
+def _shadow_periods(events: Sequence[Event]) -> list[tuple[float, float]]:
+    """From each training to the judgement of its model, in days."""
+    judged = {e["label"]: _day(e["at"]) for e in events if e["kind"] in ("promoted", "rejected")}
+    return [
+        (_day(e["at"]), judged[e["label"]])
+        for e in events
+        if e["kind"] == "retrain" and e["label"] in judged
+    ]
 
 
 def _draw_log_loss(axes: Axes, day: np.ndarray, weeks: Sequence[Week]) -> None:
@@ -229,7 +244,8 @@ th, td {{ padding: .3em .5em; text-align: left; border-bottom: 1px solid #e4e7eb
 <p>{summary}</p>
 <img alt="{title}" src="data:image/png;base64,{picture}">
 <p>Log-loss in nats, lower is better. Calibration bias: mean prediction minus positive rate. Both
-models scored the same logged features.</p>
+models scored the same logged features. Costs are per 1,000 labelled predictions at the threshold,
+in false alarms; always and never are those of deciding alike for every instance.</p>
 {weeks}
 {events}
 </html>

@@ -6,9 +6,11 @@ from typing import Any
 
 import pandas as pd
 
+from monitoring.retrain_policy import SHADOW_PERIOD
+from monitoring.sequential import LIMITS
 from monitoring.skew import skew
 from ontime.evaluation.bootstrap import compare
-from ontime.evaluation.metrics import scores
+from ontime.evaluation.metrics import log_losses, scores
 from ontime.features.feast_config import open_feature_store
 from ontime.features.historical import build_examples, load_requests
 from ontime.problem import FEATURE_SPEC, PREDICTION_INTERVAL, SOURCE_TABLES
@@ -16,17 +18,21 @@ from ontime.registry import model_registry
 from ontime.settings import Settings
 from ontime.storage.decision_log import DecisionLog
 from ontime.storage.prediction_log import PredictionLog
-from simulation.replay import Progress
+from simulation.hindsight import hindsight
+from simulation.progress import Progress
 from simulation.replay_plot import Event, ReplayResult, write_report
 from simulation.weekly_comparison import weekly_comparison
 
 SCORES = ("auc", "pr_auc", "log_loss", "brier", "ece")
 # Codes of the retrain policy's reasons that are performance alerts, also if a guard held them back.
-ALERTS = ("calibration", "log_loss", "held_back_calibration", "held_back_log_loss")
+ALERTS = {prefix + name for name in LIMITS for prefix in ("", "held_back_")}
 
 
 def measure(settings: Settings, prepared: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """The report of a replay as JSON values; writes the picture to the reports.
+
+    "Frozen" is the model that was trained on everything known at the start, which is the first
+    challenger: the first version is held back by its own test split.
 
     Args:
         prepared: what `simulation.demo.prepare` returned: seconds, counts, first_version, began_at.
@@ -34,17 +40,22 @@ def measure(settings: Settings, prepared: dict[str, Any], progress: Progress) ->
     log = PredictionLog(settings.prediction_db_url)
     start, end = datetime.fromisoformat(progress.start), datetime.fromisoformat(progress.end)
     served = log.served(start, end + PREDICTION_INTERVAL, known_by=end)
-    frozen = model_registry.load(settings, prepared["first_version"]).predict(served)
+    decisions = DecisionLog(log)
+    first_version = prepared["first_version"]
+    frozen_version = trained_at_start(decisions, start) or first_version
+    frozen = model_registry.load(settings, frozen_version).predict(served)
+    kept = model_registry.load(settings, first_version).predict(served)
     known = served.label.notna().to_numpy()
     labelled, labels = served[known], served[known].label.to_numpy(dtype=bool)
     comparison = compare(labelled, labelled.probability.to_numpy(), frozen[known])
     serving_scores = scores(labels, labelled.probability.to_numpy())
     frozen_scores = scores(labels, frozen[known])
     weeks = weekly_comparison(served, frozen, pd.Timestamp(start))
-    events = replay_events(DecisionLog(log))
+    events = replay_events(decisions)
+    judgements = hindsight(settings, decisions, served)
     write_report(ReplayResult(weeks, events, comparison), settings.reports_dir)
-    models = model_registry.table(settings, prepared["first_version"], "models")
-    training = model_registry.metrics(settings, prepared["first_version"])
+    models = model_registry.table(settings, first_version, "models")
+    training = model_registry.metrics(settings, first_version)
     kinds = [event["kind"] for event in events]
     return {
         "seconds": prepared["seconds"]
@@ -80,6 +91,10 @@ def measure(settings: Settings, prepared: dict[str, Any], progress: Progress) ->
             "retrains": kinds.count("retrain"),
             "promotions": kinds.count("promoted"),
             "rejections": kinds.count("rejected"),
+            "judgements": len(judgements),
+            "right_judgements": sum(judgement["right"] for judgement in judgements),
+            "first_version_log_loss": float(log_losses(labels, kept[known]).mean()),
+            "frozen_version": frozen_version,
             "frozen_log_loss": frozen_scores["log_loss"],
             "serving_log_loss": serving_scores["log_loss"],
             "frozen_ece": frozen_scores["ece"],
@@ -89,7 +104,14 @@ def measure(settings: Settings, prepared: dict[str, Any], progress: Progress) ->
         },
         "weeks": weeks,
         "events": events,
+        "judgements": judgements,
     }
+
+
+def trained_at_start(log: DecisionLog, start: datetime) -> str | None:
+    """The challenger that was trained on everything known at the start; None if there is none."""
+    first = next(iter(log.decisions()), None)
+    return first["challenger"] if first and first["decided_at"] == start else None
 
 
 def ingested_rows(counts: dict[str, int]) -> dict[str, Any]:
@@ -126,7 +148,8 @@ def replay_events(log: DecisionLog) -> list[Event]:
         events.append({"at": at, "kind": "retrain", "label": version, "reason": why})
         if result := decision["result"]:
             why = "; ".join(decision["result_reasons"])
-            events.append({"at": at, "kind": result, "label": version, "reason": why})
+            judged = (decision["decided_at"] + SHADOW_PERIOD).isoformat()
+            events.append({"at": judged, "kind": result, "label": version, "reason": why})
     events += [
         {
             "at": change.as_of.isoformat(),
@@ -137,7 +160,7 @@ def replay_events(log: DecisionLog) -> list[Event]:
         for change in log.changes()
         if change.kind == "rollback"
     ]
-    return events
+    return sorted(events, key=lambda event: event["at"])
 
 
 def print_summary(report: dict[str, Any], folder: Path) -> None:
@@ -162,7 +185,10 @@ def print_summary(report: dict[str, Any], folder: Path) -> None:
     drift = max(folder.glob("drift-*.html"), default="none: no week had enough predictions")
     print(
         f"  log-loss {replay['serving_log_loss']:.4f} served, {replay['frozen_log_loss']:.4f} "
-        f"frozen: {replay['difference']:+.4f} [{low:+.4f}, {high:+.4f}]\n"
+        f"frozen on everything known at the start: {replay['difference']:+.4f} "
+        f"[{low:+.4f}, {high:+.4f}]; {replay['first_version_log_loss']:.4f} first version kept\n"
+        f"  {replay['right_judgements']} of {replay['judgements']} judgements of the gate were "
+        "right in the week after\n"
         f"  ECE {replay['serving_ece']:.4f} served, {replay['frozen_ece']:.4f} frozen\n"
         f"  {seconds['total']:.0f} s, first prediction after "
         f"{seconds['to_first_prediction']:.0f} s\n"

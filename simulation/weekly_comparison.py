@@ -1,4 +1,4 @@
-"""Weekly comparison of the served predictions with those of the frozen first version.
+"""Weekly comparison of the served predictions with those of a model frozen at the start.
 
 The frozen model scores the features that were logged with each prediction, so that the comparison
 is paired: the same instances and inputs, two models.
@@ -10,6 +10,7 @@ from typing import TypedDict
 import numpy as np
 import pandas as pd
 
+from monitoring.performance import costs_per_1000
 from ontime.evaluation.metrics import log_losses
 
 WEEK = timedelta(days=7)
@@ -26,6 +27,11 @@ class Week(TypedDict):
     frozen_log_loss: float | None
     serving_gap: float | None  # calibration bias: mean prediction minus positive rate
     frozen_gap: float | None
+    # Per 1,000 labelled predictions, in the problem's unit of cost.
+    serving_cost: float | None
+    frozen_cost: float | None
+    always_cost: float | None  # of deciding positive for every instance
+    never_cost: float | None
 
 
 def weekly_comparison(served: pd.DataFrame, frozen: np.ndarray, start: pd.Timestamp) -> list[Week]:
@@ -44,6 +50,8 @@ def _week(start: pd.Timestamp, rows: pd.DataFrame) -> Week:
     known = rows[rows.label.notna()]
     serving_log_loss, serving_gap = _scores(known, "probability")
     frozen_log_loss, frozen_gap = _scores(known, "frozen")
+    costs = costs_per_1000(known, known_rate=0.0)
+    frozen_costs = costs_per_1000(known.assign(probability=known.frozen), known_rate=0.0)
     return Week(
         start=start.isoformat(),
         champion=", ".join(rows.model_version.unique()),
@@ -53,6 +61,10 @@ def _week(start: pd.Timestamp, rows: pd.DataFrame) -> Week:
         frozen_log_loss=frozen_log_loss,
         serving_gap=serving_gap,
         frozen_gap=frozen_gap,
+        serving_cost=costs.get("served"),
+        frozen_cost=frozen_costs.get("served"),
+        always_cost=costs.get("always"),
+        never_cost=costs.get("never"),
     )
 
 

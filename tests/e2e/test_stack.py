@@ -18,6 +18,7 @@ import httpx
 import pandas as pd
 import pytest
 
+from monitoring.retrain_policy import SHADOW_PERIOD
 from ontime.problem import DEMO_START, outcome_of
 from ontime.settings import ROOT
 from tests.e2e.conftest import (
@@ -271,7 +272,10 @@ def test_the_closed_loop_runs_through_prefect(stack: Stack, rows: pd.DataFrame) 
     finished = lambda: stack.state("replay")["State"]["Status"] == "exited"  # noqa: E731
     wait_until(finished, 900, "the end of the replay")
     assert stack.state("replay")["State"]["ExitCode"] == 0
-    query = "SELECT decision_id, result FROM decisions WHERE action = 'retrain' ORDER BY decided_at"
+    query = (  # the last challengers are still in shadow
+        "SELECT decision_id, result FROM decisions WHERE action = 'retrain' "
+        f"AND decided_at <= '{REPLAY_END - SHADOW_PERIOD:%Y-%m-%d %H:%M}+00' ORDER BY decided_at"
+    )
     wait_until(lambda: all(row[1] for row in stack.sql(query)), 300, "a result of every retrain")
     retrains = stack.sql(query)
     assert retrains

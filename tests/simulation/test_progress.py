@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from simulation.replay import Progress
+from simulation.progress import Progress
 
 PROGRESS = Progress("run", "2024-05-01T00:00:00", "2024-06-01T00:00:00", "2024-05-02T00:00:00")
 

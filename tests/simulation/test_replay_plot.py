@@ -26,6 +26,10 @@ def week(start: str, serving: float | None, frozen: float | None) -> Week:
         frozen_log_loss=frozen,
         serving_gap=None if serving is None else -0.02,
         frozen_gap=None if frozen is None else -0.06,
+        serving_cost=None if serving is None else 450.0,
+        frozen_cost=None if frozen is None else 460.0,
+        always_cost=None if serving is None else 700.0,
+        never_cost=None if serving is None else 900.0,
     )
 
 
@@ -64,8 +68,23 @@ def test_the_panels_show_the_scores_of_the_weeks() -> None:
 def test_every_kind_of_event_has_its_lane_and_its_label() -> None:
     marks = draw(RESULT).axes[0]
     lanes = {label.get_text() for label in marks.get_yticklabels()}
-    assert lanes == {"performance alert", "retrained", "promoted", "rejected", "rolled back"}
+    assert lanes == {
+        "performance alert",
+        "trained, in shadow",
+        "promoted",
+        "rejected",
+        "rolled back",
+    }
     assert {"v1", "v2", "v3"} <= {text.get_text().strip() for text in marks.texts}
+
+
+def test_a_challenger_has_a_bar_from_its_training_to_its_judgement() -> None:
+    trained = Event(at="2024-07-01T00:00:00+00:00", kind="retrain", label="v2", reason="")
+    events = [trained, EVENTS[2], EVENTS[3]]  # v3 was judged, and its training is not shown
+    marks = draw(replace(RESULT, events=events)).axes[0]
+    bars = [np.asarray(line.get_xdata()) for line in marks.lines if line.get_linewidth() == 2.5]
+    ((first, last),) = bars
+    assert last - first == pytest.approx(7 + 1 / 24)
 
 
 def test_a_label_that_would_cover_the_next_mark_is_left_out() -> None:

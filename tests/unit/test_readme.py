@@ -89,4 +89,4 @@ def test_the_files_of_the_tour_exist_and_are_an_evening_of_code() -> None:
     code = {path for path in paths if path.suffix in (".py", ".sql") and "tests" not in path.parts}
     code -= set(absent)
     assert len(code) >= 15
-    assert sum(len(path.read_text().splitlines()) for path in code) < 2_500  # as the tour states
+    assert sum(len(path.read_text().splitlines()) for path in code) < 2_600  # as the tour states

@@ -46,7 +46,7 @@ RATE_FEATURE = "low_rate_12h"
 FIRST_GATE_BASELINES = ("base_rate", "rate_feature")
 
 # Sizes for 72 requests per day, of which 8 % are positive.
-MIN_GATE_INSTANCES = 700  # ten days; a spell of bad weather lasts one to three
+MIN_GATE_INSTANCES = 400  # a week in shadow brings 480; bad weather lasts one to three days
 MIN_SLICE_INSTANCES = 150
 MIN_MONITORING_LABELS = 700
 MIN_MONITORING_DAYS = 10

@@ -1,6 +1,6 @@
 """Splits by time: train, validation and test rows, each with its outcomes known in time."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import pandas as pd
@@ -35,11 +35,33 @@ def split_by_time(
 ) -> Split:
     """Split the rows whose outcome was known at ``as_of``; the last days are the test rows.
 
+    A test row is also due at ``as_of``: positive labels arrive later than negative ones, so that
+    the newest known outcomes alone are mostly negative.
+
     Raises:
         ValueError: if a part would be empty.
     """
     known = examples[examples.outcome_known_at <= as_of]
-    return split_at(known, as_of - test, as_of, validation)
+    split = split_at(known, as_of - test, as_of, validation)
+    return replace(split, test=split.test[split.test.due_at <= as_of])
+
+
+def split_without_test(
+    examples: pd.DataFrame, as_of: datetime, validation: timedelta = VALIDATION
+) -> Split:
+    """Train on every outcome known at ``as_of``; there is no test row.
+
+    Raises:
+        ValueError: if no outcome is known before the validation period.
+    """
+    known = examples[examples.outcome_known_at <= as_of]
+    is_validation = known.event_timestamp >= pd.Timestamp(as_of) - validation
+    if is_validation.all():
+        raise ValueError(
+            f"training needs outcomes from before the last {validation} until {as_of}; all "
+            f"{len(known)} known rows are newer: train later"
+        )
+    return Split(known[~is_validation], known[is_validation], known[:0])
 
 
 def split_at(

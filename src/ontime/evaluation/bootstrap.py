@@ -32,7 +32,8 @@ class Comparison:
     difference: float
     low: float
     high: float
-    probability_of_improvement: float  # share of resamples in which a is better
+    # Share of resamples in which a is better, or by a margin above 0: not worse by more than that.
+    probability_of_improvement: float
 
 
 class ClusterBootstrap:
@@ -98,17 +99,30 @@ def interval(resampled: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def compare(rows: pd.DataFrame, a: np.ndarray, b: np.ndarray) -> Comparison:
-    """Log-loss of a minus b (probabilities [n]) on rows [n] with labels; days are the clusters."""
+def compare(
+    rows: pd.DataFrame,
+    a: np.ndarray,
+    b: np.ndarray,
+    n_resamples: int = N_RESAMPLES,
+    margin: float = 0.0,
+    seed: int = SEED,
+) -> Comparison:
+    """Log-loss of a minus b (probabilities [n]) on rows [n] with labels; days are the clusters.
+
+    `probability_of_improvement` is the share of resamples with a difference below ``margin``.
+    """
     y, p_a = check_predictions(rows["label"].to_numpy(dtype=bool), a)
     _, p_b = check_predictions(y, b)
-    return compare_losses(log_losses(y, p_a), log_losses(y, p_b), ClusterBootstrap(local_day(rows)))
+    bootstrap = ClusterBootstrap(local_day(rows), n_resamples, seed)
+    return compare_losses(log_losses(y, p_a), log_losses(y, p_b), bootstrap, margin)
 
 
-def compare_losses(a: np.ndarray, b: np.ndarray, bootstrap: ClusterBootstrap) -> Comparison:
+def compare_losses(
+    a: np.ndarray, b: np.ndarray, bootstrap: ClusterBootstrap, margin: float = 0.0
+) -> Comparison:
     """Mean loss of a minus b, from the losses [n] of both on the same rows."""
     resampled = bootstrap.means(a - b)
-    better = float((resampled < 0).mean() + 0.5 * (resampled == 0).mean())
+    better = float((resampled < margin).mean() + 0.5 * (resampled == margin).mean())
     return Comparison(float((a - b).mean()), *interval(resampled), better)
 
 

@@ -32,7 +32,7 @@ def compare_models(
 
     Args:
         rows: [n] test rows with ``label`` and the columns of `ontime.problem.local_day`.
-        predictions: model -> probabilities [n]; one of them is "network".
+        predictions: model -> probabilities [n]. Without "network" there are no differences.
 
     Returns:
         Scores: columns model, the names of `scores`, ece_low, ece_high. Differences: columns model
@@ -47,7 +47,7 @@ def compare_models(
     differences = [
         {"model": name} | asdict(compare(rows, predictions["network"], probabilities))
         for name, probabilities in predictions.items()
-        if name != "network"
+        if name != "network" and "network" in predictions
     ]
     columns = ["model", "difference", "low", "high", "probability_of_improvement"]
     return pd.DataFrame(models), pd.DataFrame(differences, columns=columns)

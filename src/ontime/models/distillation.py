@@ -37,13 +37,17 @@ TEACHER_PATIENCE = 10
 
 @dataclass(frozen=True)
 class Teachers:
-    """One booster per fold. `rounds`: trees used of each; `log_loss`: mean on left-out days."""
+    """One booster per fold. `rounds`: trees used of each; `log_loss`: mean on left-out days.
+
+    `out_of_fold`: for each training row, the probability of the teacher that did not see its day.
+    """
 
     spec: FeatureSpec
     vocabularies: dict[str, list[str]]
     boosters: list[lightgbm.Booster]
     rounds: int
     log_loss: float
+    out_of_fold: np.ndarray  # float64 [n]
 
     def predict(self, frame: pd.DataFrame) -> np.ndarray:
         """The teachers' mean probability, float64 [n]."""
@@ -72,17 +76,22 @@ def fit_teachers(train: pd.DataFrame, spec: FeatureSpec, members: int, seed: int
         )
     vocabularies = build_vocabularies(train, spec)
     table, labels = lightgbm_table(train, spec, vocabularies), train["label"].to_numpy(dtype=bool)
+    by_day = GroupKFold(members, shuffle=True, random_state=seed)
+    folds = list(by_day.split(table, labels, days))
     results: dict[str, Any] = lightgbm.cv(
         TEACHER_PARAMETERS,
         lightgbm.Dataset(table, label=labels),
         num_boost_round=LIGHTGBM_ROUNDS,
-        folds=GroupKFold(members, shuffle=True, random_state=seed).split(table, labels, days),
+        folds=folds,
         callbacks=[lightgbm.early_stopping(TEACHER_PATIENCE, verbose=False)],
         return_cvbooster=True,
     )
     losses = results["valid binary_logloss-mean"]  # up to the best round
     boosters = results["cvbooster"].boosters
-    return Teachers(spec, vocabularies, boosters, len(losses), float(losses[-1]))
+    out_of_fold = np.empty(len(train))
+    for booster, (_, left_out) in zip(boosters, folds, strict=True):
+        out_of_fold[left_out] = booster.predict(table.iloc[left_out], num_iteration=len(losses))
+    return Teachers(spec, vocabularies, boosters, len(losses), float(losses[-1]), out_of_fold)
 
 
 def distill(

@@ -14,7 +14,11 @@ from ontime.data.splits import Split
 from ontime.evaluation import plots
 from ontime.evaluation.comparison import compare_models, fit_baselines
 from ontime.evaluation.importance import group_importance
-from ontime.evaluation.metrics import expected_cost_threshold
+from ontime.evaluation.metrics import (
+    decision_costs,
+    expected_cost_threshold,
+    lowest_cost_threshold,
+)
 from ontime.evaluation.model_card import model_card
 from ontime.evaluation.slices import slice_table
 from ontime.features.historical import REQUEST_FIELDS
@@ -39,27 +43,48 @@ def train_and_evaluate(
 ) -> TrainingResult:
     """Fit on the train and validation rows, evaluate on the test rows; nothing is logged yet.
 
+    Without test rows the scores are the teachers', cross-validated by day on the training rows. The
+    network itself is then evaluated in shadow, before it may be promoted.
+
     Args:
         history: metrics of the historical join, logged with the run.
         baselines: names in `ontime.models.baselines.BASELINES`.
     """
     data, test = split.train_and_validation, split.test
     model, teachers, epochs = distill(data, FEATURE_SPEC, config, device)
-    predictions = {"network": model.predict(test), "teachers": teachers.predict(test)}
-    predictions |= fit_baselines(split, baselines)
+    if has_test := not test.empty:
+        predictions = {"network": model.predict(test), "teachers": teachers.predict(test)}
+        predictions |= fit_baselines(split, baselines)
+    else:
+        test, predictions = data, {"teachers": teachers.out_of_fold}
+    main = next(iter(predictions))
     models, differences = compare_models(test, predictions)
     labels = test.label.to_numpy(dtype=bool)
+    threshold = expected_cost_threshold(COST_FALSE_ALARM, COST_MISS)
+    chosen = lowest_cost_threshold(
+        data.label.to_numpy(dtype=bool), teachers.out_of_fold, COST_FALSE_ALARM, COST_MISS
+    )
+
+    def cost_per_1000(threshold: float) -> float:
+        costs = decision_costs(labels, predictions[main], threshold, COST_FALSE_ALARM, COST_MISS)
+        return 1000 * float(costs.mean())
+
+    costs = {
+        "cross_validated_threshold": chosen,
+        "cost_per_1000": cost_per_1000(threshold),
+        "cost_per_1000_at_cross_validated_threshold": cost_per_1000(chosen),
+    }
     sample = test.sample(min(IMPORTANCE_ROWS, len(test)), random_state=0)
     tables = {
         "models": models,
         "differences": differences,
-        "slices": slice_table(test, labels, predictions["network"], SLICES),
+        "slices": slice_table(test, labels, predictions[main], SLICES),
         "importance": group_importance(model, sample),
     }
     model.metadata |= {
-        "trained_through": test.event_timestamp.min().isoformat(),
-        "threshold": expected_cost_threshold(COST_FALSE_ALARM, COST_MISS),
-        "scores": models.set_index("model").loc["network"].to_dict(),
+        "trained_through": (test.event_timestamp.min() if has_test else as_of).isoformat(),
+        "threshold": threshold,
+        "scores": models.set_index("model").loc[main].to_dict(),
     }
     return TrainingResult(
         as_of=as_of,
@@ -69,6 +94,7 @@ def train_and_evaluate(
         curves={"train_loss": [epoch.train_loss for epoch in epochs]},
         metrics=_flat_metrics(models)
         | {"teachers_rounds": teachers.rounds, "teachers_out_of_fold_log_loss": teachers.log_loss}
+        | costs
         | history,
         tables=tables,
         test_predictions=test[["instance_id", "event_timestamp", *REQUEST_FIELDS, "label"]].assign(
@@ -79,10 +105,11 @@ def train_and_evaluate(
             "roc_and_precision_recall": plots.roc_and_precision_recall(labels, predictions),
             "learning_curve": plots.learning_curve(epochs),
         },
-        model_card=model_card(model, split, tables),
+        model_card=model_card(model, split, tables, costs),
         data=data,
         tags={
             "as_of": as_of.isoformat(),
+            "holdout": str(has_test),
             "baselines": " ".join(baselines),
             "test_digest": data_digest(test),
             "code_revision": code_revision,

@@ -53,10 +53,14 @@ class DecisionLog:
         newest = select(DECISIONS).order_by(DECISIONS.c.decided_at.desc()).limit(1)
         return next(iter(self._log.rows(newest)), None)
 
-    def unfinished(self) -> list[str]:
-        """Ids of decisions to retrain without a result: the process was killed in between."""
+    def unfinished(self) -> list[dict[str, Any]]:
+        """Decisions to retrain without a result, oldest first.
+
+        The challenger of such a decision is None while it is trained, then a version in shadow.
+        """
         where = (DECISIONS.c.action == "retrain") & DECISIONS.c.result.is_(None)
-        return [row["decision_id"] for row in self._log.rows(select(DECISIONS).where(where))]
+        query = select(DECISIONS).where(where)
+        return self._log.rows(query.order_by(DECISIONS.c.decided_at))
 
     def record(self, decision: dict[str, Any]) -> bool:
         """Write a decision; False if a decision on the same evidence exists."""
@@ -66,17 +70,18 @@ class DecisionLog:
             return False
         return True
 
-    def record_result(
-        self, decision_id: str, challenger: str, promoted: bool, reasons: list[str]
-    ) -> None:
-        """Write the result of a decision to retrain."""
-        result = {
-            "challenger": challenger,
-            "result": "promoted" if promoted else "rejected",
-            "result_reasons": reasons,
-        }
+    def record_challenger(self, decision_id: str, version: str) -> None:
+        """Write the version that a decision to retrain produced; its shadow deployment begins."""
+        self._update(decision_id, {"challenger": version})
+
+    def record_result(self, decision_id: str, promoted: bool, reasons: list[str]) -> None:
+        """Write the gate's result for the challenger of a decision to retrain."""
+        result = "promoted" if promoted else "rejected"
+        self._update(decision_id, {"result": result, "result_reasons": reasons})
+
+    def _update(self, decision_id: str, values: dict[str, Any]) -> None:
         where = DECISIONS.c.decision_id == decision_id
-        self._log.write(update(DECISIONS).where(where).values(**result))
+        self._log.write(update(DECISIONS).where(where).values(**values))
 
     def changes(self) -> list[ChampionChange]:
         """Every change of the champion, oldest first."""

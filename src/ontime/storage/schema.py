@@ -144,7 +144,7 @@ DECISIONS = Table(
     Column("reasons", JSON, nullable=False, comment="objects of code, value, limit and text"),
     Column("evidence", JSON, nullable=False, comment="every number that the rules used"),
     Column("challenger", Text, comment="version that a retrain registered; null: none (yet)"),
-    Column("result", Text, comment="promoted or rejected; null: keep, or not finished"),
+    Column("result", Text, comment="promoted or rejected; null: keep, in training or in shadow"),
     Column("result_reasons", JSON, comment="the gate's sentences"),
     comment="One row per decision about retraining, also the decisions to keep.",
 )

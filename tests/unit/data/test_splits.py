@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ontime.data.splits import Split, split_by_time
+from ontime.data.splits import Split, split_by_time, split_without_test
 from tests.conftest import Dataset
 
 AS_OF = datetime(2024, 2, 20, tzinfo=UTC)
@@ -49,7 +49,8 @@ def at(days: list[float], known_after_h: float) -> pd.DataFrame:
     """Examples predicted so many days before ``AS_OF``, with outcomes known so many hours later."""
     predicted = pd.Series([pd.Timestamp(AS_OF) - pd.Timedelta(days=day) for day in days])
     known = predicted + pd.Timedelta(hours=known_after_h)
-    return pd.DataFrame({"event_timestamp": predicted, "outcome_known_at": known, "day": days})
+    times = {"event_timestamp": predicted, "outcome_known_at": known, "due_at": known}
+    return pd.DataFrame(times | {"day": days})
 
 
 def test_parts_include_their_start_and_outcomes_known_at_their_end() -> None:
@@ -63,6 +64,21 @@ def test_parts_include_their_start_and_outcomes_known_at_their_end() -> None:
 def test_a_row_whose_outcome_is_open_at_a_boundary_is_in_no_part() -> None:
     split = split_in_two_weeks(at([40, 28.1, 20, 14.1, 7, 0.1], 6))
     assert pd.concat(vars(split).values()).day.tolist() == [40, 20, 7]
+
+
+def test_a_test_row_is_due_and_not_only_known() -> None:
+    rows = at([40, 20, 7, 0.5], 6)
+    rows["due_at"] = rows.event_timestamp + pd.Timedelta(hours=13)
+    assert split_in_two_weeks(rows).test.day.tolist() == [7]
+
+
+def test_without_a_test_period_every_known_outcome_is_trained_on() -> None:
+    split = split_without_test(at([40, 14, 10, 0.25, 0.2], 6), AS_OF, validation=TWO_WEEKS)
+    assert split.train_and_validation.day.tolist() == [40, 14, 10, 0.25]
+    assert split.validation.day.tolist() == [14, 10, 0.25]
+    assert split.test.empty
+    with pytest.raises(ValueError, match="train later"):
+        split_without_test(at([7, 3], 6), AS_OF, validation=TWO_WEEKS)
 
 
 def test_rows_after_as_of_change_no_part(examples: pd.DataFrame, as_of: datetime) -> None:

@@ -6,9 +6,11 @@ from sklearn import metrics as sklearn_metrics
 
 from ontime.evaluation.metrics import (
     EvaluationError,
+    decision_costs,
     expected_calibration_error,
     expected_cost_threshold,
     log_losses,
+    lowest_cost_threshold,
     scores,
 )
 
@@ -79,3 +81,26 @@ def test_decisions_at_the_threshold_have_the_lowest_cost() -> None:
 
     chosen = expected_cost_threshold(1, 4)
     assert cost(chosen) < min(cost(chosen - 0.1), cost(chosen + 0.1))
+
+
+def test_the_cost_of_decisions_is_lowest_at_the_threshold_of_calibrated_predictions() -> None:
+    y, p = calibrated(200_000)
+    best = expected_cost_threshold(1.0, 3.0)
+    costs = {t: decision_costs(y, p, t, 1.0, 3.0).mean() for t in (0.0, 0.15, best, 0.35, 1.1)}
+    assert min(costs, key=lambda t: costs[t]) == best
+    assert costs[0.0] == pytest.approx((~y).mean()), "always: every negative is a false alarm"
+    assert costs[1.1] == pytest.approx(3 * y.mean()), "never: every positive is a miss"
+    mixed = decision_costs(
+        np.array([True, True, False, False]), np.array([0.3, 0.2] * 2), 0.25, 1, 3
+    )
+    assert mixed.tolist() == [0, 3, 1, 0]
+
+
+def test_the_threshold_chosen_on_calibrated_rows_is_the_expected_one() -> None:
+    y, p = calibrated(200_000)
+    assert lowest_cost_threshold(y, p, 1.0, 3.0) == pytest.approx(0.25, abs=0.02)
+    assert lowest_cost_threshold(y, p / 2, 1.0, 3.0) == pytest.approx(0.125, abs=0.01)
+    few, labels = np.array([0.9, 0.4, 0.1]), np.array([True, False, True])
+    assert lowest_cost_threshold(labels, few, 1.0, 0.5) == 0.9
+    assert lowest_cost_threshold(labels, few, 1.0, 3.0) == 0.1
+    assert lowest_cost_threshold(~labels, few, 1.0, 0.5) == 1.0, "no decision pays"

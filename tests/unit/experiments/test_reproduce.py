@@ -42,7 +42,9 @@ def train_on(
 
 @pytest.fixture(scope="module")
 def run(dataset: Dataset, as_of: datetime) -> LoggedRun:
-    log_training(dataset.settings, train_on(dataset, as_of, *load_split(dataset.settings, as_of)))
+    log_training(
+        dataset.settings, train_on(dataset, as_of, *load_split(dataset.settings, as_of, True))
+    )
     experiment = mlflow.get_experiment_by_name(EXPERIMENT)
     assert experiment is not None
     (found,) = mlflow.MlflowClient().search_runs(
@@ -87,7 +89,7 @@ def test_what_differs_is_named(
 
 
 def test_one_changed_test_row_is_named(dataset: Dataset, run: LoggedRun, as_of: datetime) -> None:
-    split, history = load_split(dataset.settings, as_of)
+    split, history = load_split(dataset.settings, as_of, True)
     row = split.test.index[0]
     test = split.test.assign(label=split.test.label.copy())
     test.loc[row, "label"] = not test.loc[row, "label"]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from experiments.results_tables import table
+from experiments.markdown import table
 from experiments.write_results import BEGIN, COMMANDS, END, PICTURES, write_results
 
 DIFFERENCE = {"difference": -0.0065, "low": -0.011, "high": -0.0024}
@@ -52,6 +52,22 @@ def reports() -> dict[str, Any]:
         | {"served_minus_scheduled": DIFFERENCE, "scheduled_minus_frozen": DIFFERENCE},
         "backtest": {
             "rows": [*backtest_rows("2024-05"), *backtest_rows("all"), *backtest_rows("holdout")]
+        },
+        "policies": PERIOD
+        | {"models": 22, "training_seconds": 900.0}
+        | {
+            "rows": [
+                SCORES
+                | {"period": period, "policy": "frozen", "cost_per_1000": 450.2}
+                | {"trainings": 1, "promoted": 0, "rejected": 0}
+                | {"minus_frozen": DIFFERENCE, "minus_reference": DIFFERENCE}
+                for period in ("choice", "holdout", "all")
+            ],
+            "detection": [
+                {"rule": "CUSUM", "period": "choice", "false_alarms_per_100_days": 0.81}
+                | {"detected": 9, "changes": 10, "median_delay_days": 8.5}
+                | {"alarms_of_the_frozen_model": []}
+            ],
         },
         "bench": {
             "training": {"log_loss": {"network": 0.551, "lightgbm": 0.552}},
@@ -124,6 +140,9 @@ def test_the_page_has_every_table_and_its_pictures(reports_dir: Path, root: Path
         "| first version kept | 0.4956 | -0.0065 [-0.0110, -0.0024] |",
         "| served | 0.4892 |  |",
         "2024-05 to 2024-05",
+        "22 models, one per week, shared by all policies (900 s of training)",
+        "| frozen | 0.4892 | 0.0140 | 450 | 1 | 0 / 0 | -0.0065 [-0.0110, -0.0024] |",
+        "| CUSUM | choice | 0.8 | 9 of 10 | 8.5 | none |",
         "| holdout | 900 | 0.250 |",
         "| network | 0.7700 | 0.6000 | 0.4892 | 0.1500 | 0.0140 [0.0100, 0.0200] |  |",
         "| training, rows/s | 300,000 | 30,000 (ordinary loop) | 10.00 | at least 5 |",
@@ -165,7 +184,7 @@ def test_one_of_the_two_benchmarks_of_a_file_may_be_missing(
     assert "Not measured at this revision; `make bench` does." in page
 
 
-@pytest.mark.parametrize("name", ["backtest", "export", "e2e"])
+@pytest.mark.parametrize("name", ["policies", "backtest", "export", "e2e"])
 def test_a_section_without_its_report_names_the_command(
     name: str, reports_dir: Path, root: Path
 ) -> None:

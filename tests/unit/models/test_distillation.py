@@ -27,6 +27,15 @@ def test_teachers_are_good_and_differ(teachers: Teachers, test: pd.DataFrame) ->
     assert teachers.log_loss == pytest.approx(found["log_loss"], abs=0.03)
 
 
+def test_the_out_of_fold_probabilities_have_the_cross_validated_log_loss(
+    teachers: Teachers, train: pd.DataFrame
+) -> None:
+    labels = train.label.to_numpy(dtype=bool)
+    cross_validated = log_losses(labels, teachers.out_of_fold).mean()
+    assert cross_validated == pytest.approx(teachers.log_loss, abs=1e-3)
+    assert log_losses(labels, teachers.predict(train)).mean() < cross_validated
+
+
 def test_a_day_is_in_one_fold(train: pd.DataFrame) -> None:
     """All rows of a day have one label here, so a teacher that knew some would know the others."""
     rng = np.random.default_rng(0)

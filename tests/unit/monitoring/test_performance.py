@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 
 import monitoring.performance
-from monitoring.performance import PerformanceError, performance
+from monitoring.performance import PerformanceError, costs_per_1000, performance
 from ontime.evaluation.metrics import scores
+from ontime.problem import COST_FALSE_ALARM, COST_MISS
 
 NOW = datetime(2020, 6, 1, tzinfo=UTC)
 DUE_AFTER = timedelta(hours=12)
@@ -129,6 +130,20 @@ def test_a_harder_period_alone_is_no_excess() -> None:
         excesses.append(found.scores["excess_log_loss"].value)
     assert losses[1] - losses[0] > 0.15
     assert abs(excesses[1] - excesses[0]) < 0.03
+
+
+def test_decisions_cost_less_than_deciding_alike_for_every_instance() -> None:
+    frame = served()
+    costs = performance(frame, NOW, VALIDATION).cost_per_1000
+    scored = frame[frame.due_at <= NOW]
+    rate = scored.label.mean()
+    assert costs["always"] == pytest.approx(1000 * COST_FALSE_ALARM * (1 - rate))
+    assert costs["never"] == pytest.approx(1000 * COST_MISS * rate)
+    assert costs["served"] < min(costs["always"], costs["never"])
+    known_rates = {0.0: "never", 1.0: "always"}
+    for known_rate, same in known_rates.items():
+        assert costs_per_1000(scored, known_rate)["base_rate"] == costs[same]
+    assert performance(frame.tail(2), NOW, VALIDATION).cost_per_1000 == {}
 
 
 @pytest.mark.parametrize("rows", [0, 5])

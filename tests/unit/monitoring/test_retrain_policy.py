@@ -9,9 +9,6 @@ import pytest
 from monitoring.drift import ColumnDrift, Drift
 from monitoring.performance import Estimate, Performance
 from monitoring.retrain_policy import (
-    CALIBRATION_BIAS,
-    COOLDOWN,
-    EXCESS_LOG_LOSS,
     MAX_AGE,
     MIN_COVERAGE,
     MonitoringSnapshot,
@@ -20,6 +17,7 @@ from monitoring.retrain_policy import (
     check_rules,
     decide,
 )
+from monitoring.sequential import LIMITS, SequentialTests
 from ontime.problem import MIN_MONITORING_DAYS as MIN_DAYS
 from ontime.problem import MIN_MONITORING_LABELS as MIN_LABELS
 
@@ -43,9 +41,17 @@ PERFORMANCE = Performance(
     positive_rate=0.288,
     scores=FINE,
     validation={"log_loss": 0.47},
+    cost_per_1000={"served": 450.0},
+)
+CALM = SequentialTests(
+    n_labels=12 * MIN_LABELS, n_days=28, n_tested=9, statistics=dict.fromkeys(LIMITS, 2.5)
 )
 SNAPSHOT = MonitoringSnapshot(
-    now=NOW, champion="3", trained_through=NOW - timedelta(days=20), performance=PERFORMANCE
+    now=NOW,
+    champion="3",
+    trained_through=NOW - timedelta(days=3),
+    performance=PERFORMANCE,
+    tests=CALM,
 )
 
 
@@ -53,8 +59,12 @@ def measured(snapshot: MonitoringSnapshot = SNAPSHOT, **changes: object) -> Moni
     return replace(snapshot, performance=replace(snapshot.performance, **changes))  # type: ignore[arg-type]
 
 
-def scored(name: str, value: float, low: float, high: float) -> MonitoringSnapshot:
-    return measured(scores=FINE | {name: Estimate(value, low, high)})
+def with_tests(snapshot: MonitoringSnapshot = SNAPSHOT, **changes: object) -> MonitoringSnapshot:
+    return replace(snapshot, tests=replace(snapshot.tests, **changes))  # type: ignore[arg-type]
+
+
+def alarmed(name: str, excess: float = 1.0) -> MonitoringSnapshot:
+    return with_tests(statistics=CALM.statistics | {name: LIMITS[name] + excess})
 
 
 def drift(share: float) -> Drift:
@@ -64,45 +74,34 @@ def drift(share: float) -> Drift:
 
 
 NONE = RetrainHistory()
-RECENT = RetrainHistory(last_retrain=NOW - COOLDOWN + timedelta(hours=1))
-COOLED_DOWN = RetrainHistory(last_retrain=NOW - COOLDOWN)
-BIASED = scored("calibration_bias", -0.06, -0.10, -0.02)
+RECENT = RetrainHistory(last_retrain=NOW - MAX_AGE + timedelta(hours=1))
+LONG_AGO = RetrainHistory(last_retrain=NOW - MAX_AGE)
+IN_SHADOW = RetrainHistory(last_retrain=NOW - MAX_AGE, in_progress=True)
+BIASED = alarmed("residual")
 OLD = replace(SNAPSHOT, trained_through=NOW - MAX_AGE)
 NOT_YET_OLD = replace(SNAPSHOT, trained_through=NOW - MAX_AGE + timedelta(hours=1))
-TOO_HIGH = EXCESS_LOG_LOSS + 0.01
 
 TABLE = {
     "nothing wrong": (SNAPSHOT, NONE, "keep", "within_limits"),
-    "few labels": (measured(BIASED, n_known=MIN_LABELS - 1), NONE, "keep", "too_few_labels"),
-    "few days": (measured(BIASED, n_days=MIN_DAYS - 1), NONE, "keep", "too_few_labels"),
-    "no scores": (measured(BIASED, scores={}), NONE, "keep", "too_few_labels"),
+    "few labels": (with_tests(BIASED, n_labels=MIN_LABELS - 1), NONE, "keep", "too_few_labels"),
+    "few days": (with_tests(BIASED, n_days=MIN_DAYS - 1), NONE, "keep", "too_few_labels"),
+    "no test": (with_tests(statistics={}), NONE, "keep", "within_limits"),
     "coverage": (
         measured(BIASED, label_coverage=MIN_COVERAGE - 0.01), NONE, "keep", "labels_missing",
     ),
-    "cooldown": (BIASED, RECENT, "keep", "cooldown"),
-    "predictions too low": (BIASED, NONE, "retrain", "calibration"),
-    "predictions too high": (
-        scored("calibration_bias", 0.06, 0.02, 0.10), NONE, "retrain", "calibration",
-    ),
-    "a small bias": (
-        scored("calibration_bias", CALIBRATION_BIAS - 0.001, 0.02, 0.04),
-        NONE, "keep", "within_limits",
-    ),
-    "a bias whose interval is near zero": (
-        scored("calibration_bias", -0.06, -0.12, -0.005), NONE, "keep", "within_limits",
-    ),
-    "worse than validation": (
-        scored("excess_log_loss", TOO_HIGH, 0.01, 0.09), NONE, "retrain", "log_loss",
-    ),
-    "worse, but perhaps by chance": (
-        scored("excess_log_loss", TOO_HIGH, -0.01, 0.09), NONE, "keep", "within_limits",
-    ),
-    "better than validation": (
-        scored("excess_log_loss", -0.06, -0.09, -0.03), NONE, "keep", "within_limits",
-    ),
+    "a challenger in shadow": (BIASED, IN_SHADOW, "keep", "challenger_in_shadow"),
+    "old, but a challenger in shadow": (OLD, IN_SHADOW, "keep", "challenger_in_shadow"),
+    "residuals add up": (BIASED, NONE, "retrain", "residual"),
+    "losses add up": (alarmed("excess_loss"), NONE, "retrain", "excess_loss"),
+    "at the limit": (alarmed("residual", excess=0.0), NONE, "keep", "within_limits"),
     "old": (OLD, NONE, "retrain", "scheduled"),
     "not yet old": (NOT_YET_OLD, NONE, "keep", "within_limits"),
-    "cooldown over": (OLD, COOLED_DOWN, "retrain", "scheduled"),
+    "old, and a newer model was rejected": (OLD, RECENT, "keep", "within_limits"),
+    "old, and the newest model too": (OLD, LONG_AGO, "retrain", "scheduled"),
+    "old with few labels": (with_tests(OLD, n_labels=5), NONE, "retrain", "scheduled"),
+    "old with labels missing": (
+        measured(OLD, label_coverage=MIN_COVERAGE - 0.01), NONE, "keep", "labels_missing",
+    ),
     "every column drifted": (replace(SNAPSHOT, drift=drift(1.0)), NONE, "keep", "within_limits"),
 }  # fmt: skip
 
@@ -129,37 +128,41 @@ def test_the_same_evidence_is_not_decided_twice() -> None:
 def test_new_labels_are_new_evidence() -> None:
     first = decide(BIASED, NONE)
     history = RetrainHistory(frozenset({first.decision_id}))
-    more = decide(measured(BIASED, n_known=12 * MIN_LABELS), history)
+    more = decide(measured(BIASED, n_known=11 * MIN_LABELS), history)
     assert more.decision_id != first.decision_id and more.action == "retrain"
 
 
 def test_a_difference_in_the_last_bits_is_the_same_evidence() -> None:
-    a, b = scored("auc", 0.1 + 0.2, 0.2, 0.4), scored("auc", 0.3, 0.2, 0.4)
+    a, b = (
+        measured(scores=FINE | {"auc": Estimate(value, 0.2, 0.4)}) for value in (0.1 + 0.2, 0.3)
+    )
     assert decide(a, NONE).decision_id == decide(b, NONE).decision_id
 
 
 def test_every_guard_and_every_trigger_held_back_is_a_reason() -> None:
-    snapshot = measured(replace(BIASED, trained_through=NOW - MAX_AGE), n_known=MIN_LABELS - 1)
-    codes = [reason.code for reason in decide(snapshot, RECENT).reasons]
+    snapshot = with_tests(replace(BIASED, trained_through=NOW - MAX_AGE), n_labels=MIN_LABELS - 1)
+    codes = [reason.code for reason in decide(snapshot, IN_SHADOW).reasons]
     assert codes == [
+        "challenger_in_shadow",
         "too_few_labels",
-        "cooldown",
-        "held_back_calibration",
+        "held_back_residual",
         "held_back_scheduled",
     ]
+    codes = [reason.code for reason in decide(snapshot, NONE).reasons]
+    assert codes == ["scheduled", "held_back_residual"]
 
 
 def test_a_reason_has_the_value_and_the_limit_that_it_broke() -> None:
     decision = decide(replace(BIASED, trained_through=NOW - MAX_AGE), NONE)
-    calibration, scheduled = decision.reasons
-    assert (calibration.code, calibration.value, calibration.limit) == (
-        "calibration",
-        -0.06,
-        CALIBRATION_BIAS,
+    scheduled, residual = decision.reasons
+    assert (residual.code, residual.value, residual.limit) == (
+        "residual",
+        LIMITS["residual"] + 1,
+        LIMITS["residual"],
     )
-    assert "-0.060 [-0.100, -0.020]" in calibration.text
-    assert (scheduled.value, scheduled.limit) == (28.0, 28.0)
-    (few_days,) = decide(measured(n_days=MIN_DAYS - 1), NONE).reasons
+    assert "is 7.0 spreads on 9 days; limit 6" in residual.text
+    assert (scheduled.value, scheduled.limit) == (MAX_AGE.days, MAX_AGE.days)
+    (few_days,) = decide(with_tests(n_days=MIN_DAYS - 1), NONE).reasons
     assert (few_days.value, few_days.limit) == (MIN_DAYS - 1, MIN_DAYS)
 
 
@@ -174,7 +177,11 @@ def test_a_decision_is_json_with_the_scores_and_their_coverage() -> None:
     decision = json.loads(json.dumps(asdict(decide(BIASED, NONE))))
     assert set(decision["reasons"][0]) == {"code", "value", "limit", "text"}
     performance = decision["evidence"]["performance"]
-    assert performance["scores"]["calibration_bias"] == {"value": -0.06, "low": -0.1, "high": -0.02}
+    assert performance["scores"]["calibration_bias"] == {
+        "value": 0.002,
+        "low": -0.02,
+        "high": 0.024,
+    }
     assert performance["label_coverage"] == pytest.approx(0.995833)
 
 

@@ -1,12 +1,13 @@
 """Training rejects rules of the gate and of monitoring that the traffic can never satisfy."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from monitoring.retrain_policy import WINDOW, UnsatisfiableRule
+from monitoring.retrain_policy import SHADOW_PERIOD, WINDOW, UnsatisfiableRule
 from ontime.data.splits import TEST, Split, split_by_time
 from ontime.problem import MIN_GATE_INSTANCES, MIN_MONITORING_DAYS, MIN_MONITORING_LABELS
 from pipelines import train as training_flow
@@ -30,7 +31,8 @@ def traffic(per_day: int, days: float = 60) -> Split:
     times = pd.date_range(end=AS_OF - timedelta(hours=2), periods=int(days * per_day), freq=spacing)
     known_at = times + timedelta(hours=1)
     return split_by_time(
-        pd.DataFrame({"event_timestamp": times, "outcome_known_at": known_at}), AS_OF
+        pd.DataFrame({"event_timestamp": times, "outcome_known_at": known_at, "due_at": known_at}),
+        AS_OF,
     )
 
 
@@ -40,7 +42,8 @@ def enough(minimum: int, period: timedelta) -> int:
 
 
 def test_enough_traffic_is_accepted() -> None:
-    per_day = max(enough(MIN_MONITORING_LABELS, WINDOW), enough(MIN_GATE_INSTANCES, TEST))
+    gate = max(enough(MIN_GATE_INSTANCES, period) for period in (TEST, SHADOW_PERIOD))
+    per_day = max(enough(MIN_MONITORING_LABELS, WINDOW), gate)
     training_flow.check_traffic(traffic(per_day), AS_OF)
 
 
@@ -55,4 +58,14 @@ def test_too_few_test_rows_for_the_gate_are_an_error(monkeypatch: pytest.MonkeyP
     assert WINDOW.days > MIN_MONITORING_DAYS
     monkeypatch.setattr(training_flow, "MIN_GATE_INSTANCES", len(split.test) + 1)
     with pytest.raises(UnsatisfiableRule, match=f"the gate needs {len(split.test) + 1:,}"):
+        training_flow.check_traffic(split, AS_OF)
+
+
+def test_too_little_traffic_in_shadow_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    split = traffic(max(40, enough(MIN_MONITORING_LABELS, WINDOW)))
+    split = replace(
+        split, validation=pd.concat([split.validation, split.test]), test=split.test[:0]
+    )
+    monkeypatch.setattr(training_flow, "MIN_GATE_INSTANCES", 1_000_000)
+    with pytest.raises(UnsatisfiableRule, match="the shadow period has"):
         training_flow.check_traffic(split, AS_OF)

@@ -121,8 +121,10 @@ def test_a_decision_on_the_same_evidence_is_recorded_once(log: DecisionLog) -> N
     }
     assert log.record(decision)
     assert not log.record(decision)
-    assert log.unfinished() == ["d1"]
-    log.record_result("d1", "7", promoted=False, reasons=["no better"])
+    assert [row["challenger"] for row in log.unfinished()] == [None], "in training"
+    log.record_challenger("d1", "7")
+    assert [row["challenger"] for row in log.unfinished()] == ["7"], "in shadow"
+    log.record_result("d1", promoted=False, reasons=["no better"])
     assert log.unfinished() == []
     (row,) = log.decisions()
     assert row == log.last()

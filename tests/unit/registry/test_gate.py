@@ -8,6 +8,7 @@ from ontime.problem import MIN_GATE_INSTANCES, MIN_SLICE_INSTANCES
 from ontime.registry.gate import (
     CALIBRATION_TOLERANCE,
     LATENCY_TOLERANCE,
+    GateRule,
     evaluate_challenger,
     evaluate_first_model,
 )
@@ -49,17 +50,43 @@ def test_a_better_challenger_is_promoted_and_the_reason_states_the_difference(
     result = evaluate_challenger(rows, good, worse, latency_ratio=1.0)
     assert result.promote
     (reason,) = result.reasons
-    assert reason.startswith(f"better than the champion on {N:,} ")
+    assert reason.startswith("probability 1.000 of a log-loss difference below 0 on ")
     assert f"{result.evidence['log_loss']['difference']:+.4f}" in reason
     assert result.evidence["log_loss"]["high"] < 0
 
 
-def test_the_champion_itself_is_rejected_as_its_own_challenger(
+def test_an_equal_challenger_is_promoted_by_non_inferiority_and_not_by_certain_superiority(
     rows: pd.DataFrame, good: np.ndarray
 ) -> None:
-    result = evaluate_challenger(rows, good, good, latency_ratio=1.0)
+    assert evaluate_challenger(rows, good, good, 1.0, GateRule(0.005, 0.95)).promote
+    result = evaluate_challenger(rows, good, good, 1.0, GateRule(0.0, 0.90))
     assert not result.promote
-    assert "probability of improvement 0.500, below 0.90" in result.reasons[0]
+    assert "probability 0.500 of a log-loss difference below 0, below 0.90" in result.reasons[0]
+
+
+def test_by_default_only_a_clearly_worse_challenger_is_rejected(
+    rows: pd.DataFrame, good: np.ndarray, worse: np.ndarray
+) -> None:
+    assert evaluate_challenger(rows, good, good, 1.0).promote
+    assert not evaluate_challenger(rows, worse, good, 1.0).promote
+
+
+def test_two_seeds_agree_within_the_stated_error(
+    rows: pd.DataFrame, good: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    week = rows.assign(day=np.arange(N) % 7)
+    noise = np.random.default_rng(3).normal(0, 0.05, N)
+    other = np.clip(good + noise, 0.01, 0.99)
+    found = []
+    for seed in range(20):
+        monkeypatch.setattr("ontime.registry.gate.SEED", seed)
+        result = evaluate_challenger(week, good, other, 1.0, GateRule(-0.005, 0.5))
+        probability = result.evidence["log_loss"]["probability_of_improvement"]
+        found.append((probability, result.evidence["monte_carlo_error"], result.promote))
+    probabilities = np.array([probability for probability, *_ in found])
+    assert 0.05 < probabilities.mean() < 0.95, "a case on which seeds could disagree"
+    assert probabilities.std() < 2 * found[0][1] < 0.004
+    assert len({promoted for *_, promoted in found}) == 1
 
 
 @pytest.mark.parametrize("n", [0, MIN_GATE_INSTANCES - 1])
