@@ -39,8 +39,8 @@ export PIP_NO_INPUT := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help setup ingest features train promote serve keys monitor retrain rollback score export demo \
-	replay scheduled-baseline policies backtest tune reproduce bench bench-serving results check test e2e \
-	lint typecheck unit browser pictures site rename fork-check clean
+	replay scheduled-baseline policies backtest tune reproduce bench bench-serving attack results check \
+	test e2e lint typecheck unit browser pictures site rename fork-check clean
 .DEFAULT_GOAL := help
 
 help:
@@ -107,6 +107,9 @@ bench: $(STAMP) ## speed and memory against DataLoader, LightGBM and plain DuckD
 
 bench-serving: $(STAMP) ## the API under load against bare FastAPI, naive Feast and MLflow (needs wrk)
 	$(PY) -m experiments.benchmark_serving
+
+attack: $(STAMP) ## generated and hostile requests, then kill -9 under load (20 minutes; SHORT=1: minutes)
+	$(PY) -m experiments.attack $(if $(SHORT),--short)
 
 results: $(STAMP) ## docs/results.md and the numbers of README.md, from the last reports
 	$(PY) -m experiments.write_results

@@ -21,18 +21,20 @@ from ontime.storage.outcomes import OutcomeLog
 from ontime.storage.prediction_log import PredictionLog
 from ontime.storage.serving_history import ServingHistory
 from serving import errors, pages
-from serving.access import AccessMiddleware
+from serving.access import AccessMiddleware, describe_security
 from serving.batching import Batcher, Job, scoped_key
 from serving.body_limit import BodyLimitMiddleware
 from serving.dependencies import (
     AppStateDep,
     IdempotencyKey,
+    anonymous_scopes,
     build_app_state,
     run_background_tasks,
 )
 from serving.keyring import Caller
 from serving.model_loader import Model, Registry
 from serving.observability import Metrics, RequestMiddleware, configure_logging
+from serving.offline_docs import add_docs
 from serving.outcome_rules import logged_outcomes
 from serving.predictor import FeatureReader
 from serving.reports import REPORT_HEADERS, find_report, list_reports
@@ -54,6 +56,8 @@ from serving.schemas import (
 routes = APIRouter(responses=dict.fromkeys((401, 403, 422, 429, 500, 503), PROBLEM_RESPONSE))
 # Otherwise FastAPI asks OpenTelemetry for its providers on every request, and none is configured.
 NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
+METRICS_RESPONSE: dict[str, Any] = {"content": {CONTENT_TYPE_LATEST: {}}}
+REPORT_RESPONSE: dict[str, Any] = {"content": {"text/html": {}, "application/json": {}}}
 WITH_BODY: dict[int | str, dict[str, Any]] = dict.fromkeys((400, 413), PROBLEM_RESPONSE)
 
 
@@ -134,7 +138,7 @@ def ready(state: AppStateDep) -> dict[str, str]:
     return {"status": "ready", "model_version": state.predictor.check()}
 
 
-@routes.get("/metrics")
+@routes.get("/metrics", response_class=Response, responses={200: METRICS_RESPONSE})
 def metrics(state: AppStateDep) -> Response:
     """Metrics in Prometheus' text format."""
     return Response(state.metrics.as_text(), media_type=CONTENT_TYPE_LATEST)
@@ -146,7 +150,11 @@ def reports(state: AppStateDep) -> list[Report]:
     return list_reports(state.settings.reports_dir)
 
 
-@routes.get("/reports/{name:path}", responses={404: PROBLEM_RESPONSE})
+@routes.get(
+    "/reports/{name:path}",
+    response_class=FileResponse,
+    responses={200: REPORT_RESPONSE, 404: PROBLEM_RESPONSE},
+)
 def report(name: str, state: AppStateDep) -> FileResponse:
     return FileResponse(find_report(state.settings.reports_dir, name), headers=REPORT_HEADERS)
 
@@ -175,11 +183,21 @@ def create_app(
             yield
 
     configure_logging()
-    app = FastAPI(title="ontime", description=QUESTION, lifespan=lifespan, telemetry=NO_TELEMETRY)
+    app = FastAPI(
+        title="ontime",
+        description=QUESTION,
+        lifespan=lifespan,
+        telemetry=NO_TELEMETRY,
+        docs_url=None,
+        redoc_url=None,
+    )
     app.include_router(routes)
     app.include_router(pages.routes)
     app.mount("/static", pages.STATIC_FILES)
-    app.add_middleware(AccessMiddleware, trusted=trusted or {})
+    generate = app.openapi
+    app.openapi = lambda: describe_security(generate(), anonymous_scopes(settings))  # type: ignore[method-assign]
+    add_docs(app)
+    app.add_middleware(AccessMiddleware, trusted=trusted or {}, hosts=settings.allowed_hosts)
     app.add_middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes)
     app.add_middleware(RequestMiddleware, metrics=app_metrics)
     errors.install(app)

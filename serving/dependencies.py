@@ -86,9 +86,7 @@ def build_app_state(
     shadow = Shadow(loader, manager, metrics) if settings.shadow else None
     predictor = Predictor(manager, features, prediction_log, metrics, shadow)
     batcher = Batcher(predictor.predict, settings.batch_wait_ms / 1000)
-    # On a developer's machine, pages and documentation need no key.
-    anonymous = ("read",) if settings.environment == "development" else ()
-    keys = KeyRing(ApiKeys(prediction_log), anonymous)
+    keys = KeyRing(ApiKeys(prediction_log), anonymous_scopes(settings))
     return AppState(
         settings=settings,
         metrics=metrics,
@@ -100,6 +98,11 @@ def build_app_state(
         batcher=batcher,
         page_data=PageData(prediction_log),
     )
+
+
+def anonymous_scopes(settings: Settings) -> frozenset[str]:
+    """What a request without a key may do: on a developer's machine, read pages and documents."""
+    return frozenset({"read"} if settings.environment == "development" else ())
 
 
 @contextmanager

@@ -25,7 +25,13 @@ from serving.model_loader import ModelRejected
 from serving.model_manager import NoChampion, SyncInProgress
 from serving.observability import TRACE_HEADER
 from serving.predictor import IdempotencyKeyConflict
-from serving.problems import NotAllowed, NotAuthenticated, OutcomeTooEarly, TooManyRequests
+from serving.problems import (
+    HostNotAllowed,
+    NotAllowed,
+    NotAuthenticated,
+    OutcomeTooEarly,
+    TooManyRequests,
+)
 from serving.schemas import PROBLEM_JSON, FieldError, ProblemDetails
 
 MAX_VALUE_CHARACTERS = 80
@@ -33,13 +39,17 @@ MAX_ERRORS = 20  # listed in one response
 
 # Status and hint of the response. Its type is the exception's name: /problems/no-champion.
 ERROR_RESPONSES: dict[type[Exception], tuple[int, str]] = {
-    NoChampion: (503, "run `make train` (or `make demo`), then POST /model/reload"),
+    NoChampion: (
+        503,
+        "run `make train`, or see the error of the last sync in GET /model",
+    ),
     OnlineStoreUnavailable: (503, "start the online store, or run `make features`, and retry"),
     PredictionLogUnavailable: (503, "start the database, or free its disk, and retry"),
     RegistryUnavailable: (503, "start the model registry; the deployed model stays"),
     ModelRejected: (503, "promote another version; the deployed model stays"),
     QueueFull: (503, "retry after the time in Retry-After, or add workers"),
     SyncInProgress: (409, "read GET /model, and retry when that sync has ended"),
+    HostNotAllowed: (400, "use a name of ONTIME_ALLOWED_HOSTS, or add this one"),
     NotAuthenticated: (401, "send 'Authorization: Bearer KEY'; `make keys` creates one"),
     NotAllowed: (403, "use a key with that scope; `make keys` creates one"),
     TooManyRequests: (429, "retry after the time in Retry-After"),

@@ -5,6 +5,10 @@ class NotAuthenticated(RuntimeError):
     """The request has no API key, or one that is not valid."""
 
 
+class HostNotAllowed(RuntimeError):
+    """The Host header is none of ONTIME_ALLOWED_HOSTS."""
+
+
 class NotAllowed(RuntimeError):
     """The key of the request does not have the scope that it needs."""
 

@@ -20,11 +20,21 @@ from pydantic import (
 )
 
 from ontime.data.api_types import StrictModel, UtcTime, rule_error
-from ontime.problem import Instance, Outcome
+from ontime.problem import (
+    EXAMPLE_AS_OF,
+    EXAMPLE_INSTANCE,
+    EXAMPLE_OUTCOME,
+    Instance,
+    Outcome,
+)
 
 MAX_INSTANCES = 512  # predicted within a tenth of a second
 MAX_OUTCOMES = 5_000  # written in one transaction
 CLOCK_TOLERANCE = timedelta(minutes=5)  # between the clock of a client and ours
+
+
+def _example(body: dict[str, Any]) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": [body]})
 
 
 def _check_as_of(instance: Instance, info: ValidationInfo) -> Instance:
@@ -47,6 +57,8 @@ PredictableInstance = Annotated[Instance, AfterValidator(_check_as_of)]
 
 class PredictRequest(StrictModel):
     """Instances to predict from what was known at `as_of` (default: now)."""
+
+    model_config = _example({"as_of": EXAMPLE_AS_OF, "instances": [EXAMPLE_INSTANCE]})
 
     as_of: AsOf  # before the instances, which are validated against it
     instances: Annotated[
@@ -76,6 +88,8 @@ class PredictResponse(BaseModel):
 
 class ExplainRequest(StrictModel):
     """One instance to explain, from what was known at `as_of` (default: now)."""
+
+    model_config = _example({"as_of": EXAMPLE_AS_OF, "instance": EXAMPLE_INSTANCE})
 
     as_of: AsOf
     instance: PredictableInstance
@@ -111,6 +125,8 @@ KnownOutcome = Annotated[Outcome, AfterValidator(_check_known_at)]
 
 
 class OutcomesRequest(StrictModel):
+    model_config = _example({"outcomes": [EXAMPLE_OUTCOME]})
+
     outcomes: Annotated[
         list[KnownOutcome], Field(min_length=1, max_length=MAX_OUTCOMES), FailFast()
     ]

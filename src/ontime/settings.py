@@ -43,6 +43,7 @@ class Settings(BaseSettings):
     api_key: str = Field(
         "", description="API key of the clients; empty: the one in data_dir/api.key"
     )
+    allowed_hosts: str = Field("", description="Host headers that the API accepts; empty: any")
     max_body_bytes: int = Field(
         2_000_000, gt=0, description="largest request body; 5,000 outcomes take 1 MB"
     )
@@ -57,6 +58,9 @@ class Settings(BaseSettings):
         False, description="start a retrain by a Prefect event and its automation, not in process"
     )
     code_revision: str = Field("", description="commit logged with a run where there is no git")
+    passwords_set: str = Field(
+        "", description="services of the stack as name=yes, or name= with a default password"
+    )
     shadow: bool = Field(True, description="score live traffic with a challenger in the background")
 
     @model_validator(mode="after")
@@ -76,6 +80,12 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"in production no address or key contains {DEVELOPMENT_SECRET!r}, and these do: "
                 f"{names}. Set the passwords, or ONTIME_ENVIRONMENT=development"
+            )
+        unset = [word[:-1] for word in self.passwords_set.split() if word.endswith("=")]
+        if self.environment == "production" and unset:
+            raise ValueError(
+                f"in production every service of the stack has a password of its own, and these do "
+                f"not: {', '.join(unset)}. Set the variables that .env.example lists"
             )
         return self
 

@@ -78,6 +78,15 @@ def test_production_rejects_the_passwords_of_the_compose_file() -> None:
     assert accepted.prediction_db_url == own
 
 
+def test_production_rejects_a_stack_in_which_a_service_has_a_default_password() -> None:
+    some = "postgres=yes grafana= s3="
+    assert Settings(_env_file=None, passwords_set=some).passwords_set == some
+    with pytest.raises(ValidationError, match=r"these do not: grafana, s3\."):
+        Settings(_env_file=None, environment="production", passwords_set=some)
+    complete = "postgres=yes grafana=yes s3=yes"
+    assert Settings(_env_file=None, environment="production", passwords_set=complete)
+
+
 def test_an_invalid_setting_does_not_print_the_passwords() -> None:
     url = "postgresql+psycopg://ontime:of-our-own@postgres/ontime"
     with pytest.raises(ValidationError) as error:

@@ -14,6 +14,7 @@ from serving.observability import Metrics
 STACK = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = STACK["services"]
 OWN = {"ontime-serving", "ontime-pipelines"}  # built from this commit
+IF_SET = re.compile(r"\$\{(\w+):\+yes\}")
 VARIABLE = re.compile(r"\$\{(\w+):-([^}]*)\}")
 RULES = yaml.safe_load((ROOT / "infra/prometheus/alerts.yml").read_text())["groups"][0]["rules"]
 DASHBOARD = json.loads((ROOT / "infra/grafana/dashboards/ontime.json").read_text())
@@ -54,7 +55,7 @@ def test_our_services_write_only_to_their_volumes() -> None:
 def app_env(name: str) -> dict[str, str]:
     """The ONTIME_* variables of a service, with every default filled in."""
     environment = SERVICES[name]["environment"].items()
-    filled = {key: VARIABLE.sub(r"\2", str(value)) for key, value in environment}
+    filled = {key: VARIABLE.sub(r"\2", IF_SET.sub("", str(value))) for key, value in environment}
     return {key: value for key, value in filled.items() if key.startswith("ONTIME_")}
 
 
@@ -72,6 +73,19 @@ def test_its_variables_are_settings_and_its_passwords_for_development_only(
     monkeypatch.setenv("ONTIME_ENVIRONMENT", "production")
     with pytest.raises(ValueError, match="in production no address or key contains"):
         Settings(_env_file=None)
+
+
+def test_production_knows_of_every_default_password() -> None:
+    text = (ROOT / "docker-compose.yml").read_text()
+    defaults = {name for name, value in VARIABLE.findall(text) if DEVELOPMENT_SECRET in value}
+    in_our_addresses = {
+        name
+        for value in SERVICES["api"]["environment"].values()
+        for name, default in VARIABLE.findall(str(value))
+        if DEVELOPMENT_SECRET in default
+    }
+    checked = set(IF_SET.findall(SERVICES["api"]["environment"]["ONTIME_PASSWORDS_SET"]))
+    assert defaults == in_our_addresses | checked
 
 
 def test_every_variable_that_compose_reads_is_listed() -> None:

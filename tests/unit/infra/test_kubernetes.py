@@ -78,6 +78,18 @@ def test_every_variable_is_a_setting_and_no_password_is_in_the_files(
     assert DEVELOPMENT_SECRET not in str(rendered)
 
 
+def test_only_the_api_can_be_reached_and_by_named_namespaces_only(
+    rendered: dict[tuple[str, str], dict[str, Any]],
+) -> None:
+    policies = {name: each["spec"] for (kind, name), each in rendered.items() if "Policy" in kind}
+    assert policies["default"] == {"podSelector": {}, "policyTypes": ["Ingress"]}
+    labels = rendered["Deployment", "api"]["spec"]["template"]["metadata"]["labels"]
+    (rule,) = policies["api"]["ingress"]
+    assert policies["api"]["podSelector"]["matchLabels"].items() <= labels.items()
+    assert all(peer["namespaceSelector"]["matchLabels"] for peer in rule["from"])
+    assert rule["ports"] == [{"port": "http", "protocol": "TCP"}]
+
+
 def test_every_selector_of_the_api_matches_its_pods(
     rendered: dict[tuple[str, str], dict[str, Any]],
 ) -> None:

@@ -1,5 +1,6 @@
 """API keys: each route needs its scope, a key has limits, and what it did is recorded."""
 
+import re
 from datetime import datetime, timedelta
 from pathlib import Path
 from time import monotonic
@@ -312,3 +313,24 @@ def test_a_request_reads_no_key_from_the_database(
     api = open_api()
     monkeypatch.setattr(ApiKeys, "all", read)
     assert api.post("/predict", json=request_body()).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("api", 200), ("API:9000", 200), ("[::1]:9000", 200), ("evil.example", 400), ("", 400)],
+)
+def test_a_host_that_is_not_ours_is_refused(open_api: OpenApi, host: str, status: int) -> None:
+    api = open_api(settings={"allowed_hosts": "api, [::1]"})
+    response = api.get("/model", headers={"Host": host})
+    assert response.status_code == status
+    assert status == 200 or response.json()["type"] == "/problems/host-not-allowed"
+    assert api.get("/health", headers={"Host": host}).status_code == 200  # a probe
+
+
+def test_the_documentation_needs_no_network(api: TestClient) -> None:
+    page = api.get("/docs").text
+    links = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert len(links) == 3
+    for link in links:
+        assert link.startswith("/docs/assets/") and api.get(link).status_code == 200
+    assert "/openapi.json" in page and "://" not in re.sub(r"//# .*", "", page)

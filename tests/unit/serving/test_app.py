@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.testclient import TestClient
 
 from ontime.features.spec import FeatureSpec
@@ -17,6 +18,8 @@ from ontime.models.network import ModelConfig, TabularNetwork
 from ontime.models.preprocessing import Encoder
 from ontime.models.serialization import TrainedModel
 from ontime.problem import EXAMPLE_AS_OF, EXAMPLE_INSTANCE, FEATURE_SPEC, QUESTION
+from ontime.storage.api_keys import ApiKeys
+from ontime.storage.prediction_log import PredictionLog
 from serving.dependencies import MAX_EXPLANATIONS
 from serving.predictor import Predictor
 from serving.schemas import ExplainRequest
@@ -45,6 +48,25 @@ def test_the_openapi_document_describes_requests_and_errors(api: TestClient) -> 
     for status in errors:
         schema = predict[status]["content"]["application/problem+json"]["schema"]
         assert schema["required"] == ["type", "title", "status", "detail"]
+
+
+def test_the_openapi_document_has_an_example_per_body_and_says_where_a_key_is_needed(
+    open_api: OpenApi, log: PredictionLog
+) -> None:
+    api = open_api()
+    document = api.get("/openapi.json").json()
+    paths = document["paths"]
+    schemas = document["components"]["schemas"]
+    for name in ("PredictRequest", "ExplainRequest", "OutcomesRequest"):
+        assert schemas[name]["examples"]
+        assert schemas[name]["additionalProperties"] is False
+    assert paths["/predict"]["post"]["security"] == [{"key": []}]
+    assert paths["/model"]["get"]["security"] == [{"key": []}, {}]
+    assert "security" not in paths["/health"]["get"]
+    assert list(paths["/metrics"]["get"]["responses"]["200"]["content"]) == [CONTENT_TYPE_LATEST]
+    ApiKeys(log).create("someone", ["read"])
+    production = open_api(settings={"environment": "production"})
+    assert production.app.openapi()["paths"]["/model"]["get"]["security"] == [{"key": []}]  # type: ignore[attr-defined]
 
 
 def test_the_model_endpoint_describes_the_deployed_version(api: TestClient) -> None:
