@@ -105,6 +105,12 @@ bench: $(STAMP) ## speed and memory against DataLoader, LightGBM and plain DuckD
 bench-serving: $(STAMP) ## the API under load against bare FastAPI, naive Feast and MLflow (needs wrk)
 	$(PY) -m experiments.benchmark_serving
 
+site: $(STAMP) ## the finished demo as a static site in var/site, with the model in the browser
+	$(PY) -m experiments.static_site
+
+pictures: $(STAMP) ## the pictures of the pages in docs/images, from the finished demo
+	$(PY) -m experiments.pictures
+
 results: $(STAMP) ## docs/results.md and the numbers of README.md, from the last reports
 	$(PY) -m experiments.write_results
 
