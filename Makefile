@@ -111,6 +111,12 @@ bench-serving: $(STAMP) ## the API under load against bare FastAPI, naive Feast 
 attack: $(STAMP) ## generated and hostile requests, then kill -9 under load (20 minutes; SHORT=1: minutes)
 	$(PY) -m experiments.attack $(if $(SHORT),--short)
 
+site: $(STAMP) ## the finished demo as a static site in var/site, with the model in the browser
+	$(PY) -m experiments.static_site
+
+pictures: $(STAMP) ## the pictures of the pages in docs/images, from the finished demo
+	$(PY) -m experiments.pictures
+
 results: $(STAMP) ## docs/results.md and the numbers of README.md, from the last reports
 	$(PY) -m experiments.write_results
 

@@ -27,7 +27,7 @@ from ontime.storage.schema import (
     SERVING_HISTORY,
 )
 
-BOARD_ROWS = 120
+BOARD_ROWS = 250
 RECENT_OUTCOMES = 16
 DAY = timedelta(days=1)
 CALIBRATION_WINDOW = 28 * DAY

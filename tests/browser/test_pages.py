@@ -30,7 +30,8 @@ def link(hours: int) -> str:
 
 
 def violations(page: Page) -> list[str]:
-    found = Axe().run(page).response["violations"]
+    # Without the preload it fetches style sheets again, which a page from disk may not.
+    found = Axe().run(page, options={"preload": False}).response["violations"]
     return [
         f"{v['id']}: {v['nodes'][0]['html'][:150]}"
         for v in found
