@@ -58,7 +58,8 @@ def build(folder: Path, settings: Settings, n_frames: int = N_FRAMES) -> dict[st
     version = model_registry.resolve(settings, model_registry.CHAMPION)
     if clock is None or version is None:
         raise RuntimeError("the site shows a finished demo, and there is none: run `make demo`")
-    with running_api(settings), httpx.Client(base_url=settings.api_url, timeout=60) as http:
+    client = httpx.Client(base_url=settings.api_url, headers=settings.client_headers, timeout=60)
+    with running_api(settings), client as http:
         instance_ids = copy_pages(http, folder, clock, n_frames)
     model = model_registry.load(settings, version)
     recent = log.served(clock - timedelta(days=2), clock + PREDICTION_INTERVAL)

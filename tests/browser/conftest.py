@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from serving.app import create_app
 from serving.server import server_config
-from tests.unit.serving.fakes import FakeRegistry, fake_settings
+from tests.unit.serving.fakes import AUTHENTICATED, FakeRegistry, fake_settings
 from tests.unit.serving.page_fakes import (
     AllFeatures,
     outcome_report,
@@ -64,7 +64,8 @@ class Site:
         self._post("/outcomes", outcome_report(hours))
 
     def _post(self, path: str, body: dict[str, Any]) -> Any:
-        return httpx2.post(self.url + path, json=body, timeout=30).raise_for_status().json()
+        response = httpx2.post(self.url + path, json=body, headers=AUTHENTICATED, timeout=30)
+        return response.raise_for_status().json()
 
 
 @contextmanager

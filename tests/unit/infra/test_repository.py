@@ -48,7 +48,8 @@ def test_commands_of_the_pull_request_template_exist() -> None:
 
 def test_workflows_call_tasks_that_exist_and_pinned_actions() -> None:
     workflows = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
-    assert {"test.yml", "canary.yml", "release.yml", "pages.yml"} <= {path.name for path in workflows}
+    expected = {"test.yml", "canary.yml", "release.yml", "pages.yml"}
+    assert expected <= {path.name for path in workflows}
     for path in workflows:
         text = path.read_text()
         assert yaml.safe_load(text)["permissions"] == {"contents": "read"}
