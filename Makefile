@@ -9,6 +9,8 @@ PORT ?= 9000# above 8000 to 8999, where Prefect starts its temporary server
 
 PY := .venv/bin/python
 STAMP := .venv/.installed
+AWS := .venv/aws/bin
+EXAMPLE_CERTIFICATE := arn:aws:acm:us-east-1:111111111111:certificate/00000000-0000-0000-0000-000000000000
 option = $(if $($(1)),--$(2) $($(1)))# $(call option,AS_OF,as-of): --as-of and its value, if it is set
 
 # One time zone, so that no output depends on the machine.
@@ -34,13 +36,16 @@ export PYTHONDONTWRITEBYTECODE :=
 # Caps OpenMP busy-waiting: with the default, LightGBM takes 7 times as long beside another busy
 # program; with no busy-waiting at all it takes twice as long when there is none.
 export GOMP_SPINCOUNT ?= 1000
+# One line instead of eleven about the version of Node, which `aws-check` starts.
+export JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION := 1
+export JSII_SILENCE_WARNING_DEPRECATED_NODE_VERSION := 1
 # pip asks no questions.
 export PIP_NO_INPUT := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help setup ingest features train promote serve keys monitor retrain rollback score export demo \
-	replay scheduled-baseline policies backtest tune reproduce bench bench-serving attack results check \
-	test e2e lint typecheck unit browser pictures site rename fork-check clean
+	replay scheduled-baseline policies backtest tune reproduce bench bench-serving attack aws-check \
+	results check test e2e lint typecheck unit browser pictures site rename fork-check clean
 .DEFAULT_GOAL := help
 
 help:
@@ -117,6 +122,16 @@ site: $(STAMP) ## the finished demo as a static site in var/site, with the model
 pictures: $(STAMP) ## the pictures of the pages in docs/images, from the finished demo
 	$(PY) -m experiments.pictures
 
+aws-check: .venv/aws/.installed ## the stack on AWS: synthesized, then checked without an account (needs Node 20 or newer)
+	@command -v node >/dev/null || { echo "aws-check needs Node 20 or newer: aws-cdk-lib runs in it" >&2; exit 1; }
+	rm -rf var/aws
+	$(AWS)/python -m pytest -c /dev/null --rootdir . --noconftest -p no:cacheprovider -q tests/unit/infra/test_aws.py
+	CDK_OUTDIR=var/aws/development CDK_CONTEXT_JSON='{"repository": "owner/name"}' $(AWS)/python -m infra.aws.app
+	CDK_OUTDIR=var/aws/production CDK_CONTEXT_JSON='{"size": "production", "certificate": "$(EXAMPLE_CERTIFICATE)"}' $(AWS)/python -m infra.aws.app
+	$(AWS)/cfn-lint --ignore-checks W3005 -- var/aws/*/*.template.json # a dependency that CDK states twice
+	$(AWS)/checkov --directory var/aws --framework cloudformation --skip-download --compact --quiet
+	$(AWS)/python -m infra.aws.sizes
+
 results: $(STAMP) ## docs/results.md and the numbers of README.md, from the last reports
 	$(PY) -m experiments.write_results
 
@@ -152,6 +167,12 @@ fork-check: $(STAMP) ## clones with another problem and another name pass the ch
 
 clean: ## remove the environment and everything that running wrote (var)
 	rm -rf .venv var .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
+
+# An environment of its own: checkov pins old versions of packages that the project uses.
+.venv/aws/.installed: infra/aws/requirements.txt $(STAMP)
+	$(PY) -m venv --clear .venv/aws
+	$(AWS)/python -m pip install --quiet --requirement infra/aws/requirements.txt
+	@touch $@
 
 $(STAMP): pyproject.toml constraints.txt infra/setup.sh
 	@PYTHON='$(PYTHON)' infra/setup.sh
