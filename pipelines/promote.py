@@ -55,11 +55,11 @@ def evaluate(
 def shadow_rows(
     log: PredictionLog, champion: str, trained_through: datetime, as_of: datetime
 ) -> pd.DataFrame:
-    """The champion's predictions since the challenger was trained, with their due outcomes.
+    """The champion's production traffic since the challenger was trained, with due outcomes.
 
     Due, not just known: positive labels arrive later than negative ones.
     """
-    served = log.served(trained_through + TRAINING_TIME, as_of, known_by=as_of)
+    served = log.monitored(trained_through + TRAINING_TIME, as_of, known_by=as_of)
     is_due = (served.due_at <= as_of) & served.label.notna()
     return served[is_due & (served.model_version == champion)].reset_index(drop=True)
 

@@ -31,7 +31,7 @@ class Log:
     scores: dict[str, float] = field(default_factory=dict)
     asked: tuple[Any, ...] = ()
 
-    def served(self, *period: datetime, known_by: datetime) -> pd.DataFrame:
+    def monitored(self, *period: datetime, known_by: datetime) -> pd.DataFrame:
         self.asked = (*period, known_by)
         return self.rows
 
