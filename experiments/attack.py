@@ -241,7 +241,7 @@ def run(short: bool) -> Row:
             report: Row = {"before": latency_and_memory(server, target)}
             report["malice"] = attack(target)
             output = settings.data_dir / "log" / "schemathesis.log"
-            report["generated"] = generated_requests(target, 20 if short else 400, folder, output)
+            report["generated"] = generated_requests(target, 20 if short else 1_000, folder, output)
             report["after"] = latency_and_memory(server, target)
             report["kills"] = kill_under_load(server, target, log, 3 if short else 20)
         finally:

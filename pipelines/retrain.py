@@ -23,7 +23,8 @@ RELOAD_TIMEOUT_S = 60.0  # the API downloads, validates and smoke-tests the mode
 @task(retries=5, retry_delay_seconds=2)  # 409 while the API polls the registry
 def reload_api(settings: Settings) -> dict[str, Any]:
     """Make the API load champion and challenger now, not at its next poll of the registry."""
-    response = httpx.post(f"{settings.api_url}/model/reload", timeout=RELOAD_TIMEOUT_S)
+    url, headers = f"{settings.api_url}/model/reload", settings.client_headers
+    response = httpx.post(url, headers=headers, timeout=RELOAD_TIMEOUT_S)
     loaded: dict[str, Any] = response.raise_for_status().json()
     return loaded
 
