@@ -26,7 +26,7 @@ from experiments.policy_models import (
     training_moments,
     weekly_models,
 )
-from experiments.policy_tables import policies_section
+from experiments.policy_tables import DEFAULT, FROZEN, REFERENCE, policies_section
 from monitoring.retrain_policy import SHADOW_PERIOD, TRAINING_TIME, WINDOW, alerts
 from monitoring.sequential import sequential_tests
 from ontime.data.timestamps import parse_utc
@@ -46,7 +46,6 @@ from ontime.registry.gate import GateRule, evaluate_challenger
 from ontime.settings import Settings
 
 HOLDOUT = timedelta(days=14)
-REFERENCE = "every 28 days, no gate"
 
 
 @dataclass
@@ -88,7 +87,7 @@ def days(n: int) -> timedelta:
 
 
 POLICIES = {
-    "frozen on everything known at the start": Policy(None),
+    FROZEN: Policy(None),
     "holdout gate at .90, every 28 days": Policy(days(28), SUPERIOR_90, holdout=True),
     REFERENCE: Policy(days(28)),
     "every 14 days, no gate": Policy(days(14)),
@@ -98,7 +97,7 @@ POLICIES = {
     "shadow, not inferior by .005, every 14 days": Policy(days(14), NOT_INFERIOR),
     "shadow, unless clearly worse, every 14 days": Policy(days(14), VETO),
     "shadow, superior at .50, every 7 days": Policy(days(7), SUPERIOR_50),
-    "shadow, unless clearly worse, every 7 days": Policy(days(7), VETO),
+    DEFAULT: Policy(days(7), VETO),
     "shadow, superior at .50, every 28 days": Policy(days(28), SUPERIOR_50),
     "shadow, superior at .50, every 28 days, alerts": Policy(days(28), SUPERIOR_50, alerts=True),
     "shadow, superior at .50, every 14 days, alerts": Policy(days(14), SUPERIOR_50, alerts=True),

@@ -3,6 +3,11 @@
 from experiments.markdown import DIFFERENCE, Report, table
 from ontime.problem import INSTANCES
 
+# Names of three policies of `make policies`.
+DEFAULT = "shadow, unless clearly worse, every 7 days"
+REFERENCE = "every 28 days, no gate"
+FROZEN = "frozen on everything known at the start"
+
 
 def policies_table(policies: Report, period: str) -> str:
     """Every policy in one period."""
@@ -21,7 +26,7 @@ def policies_table(policies: Report, period: str) -> str:
         "trainings": "{trainings}",
         "promoted / rejected": "{promoted} / {rejected}",
         "minus frozen": DIFFERENCE.replace("{", "{frozen_"),
-        "minus every 28 days, no gate": DIFFERENCE.replace("{", "{reference_"),
+        f"minus {REFERENCE}": DIFFERENCE.replace("{", "{reference_"),
     }
     return table(rows, columns)
 
@@ -47,8 +52,8 @@ def policies_section(policies: Report) -> list[str]:
     return [
         f"`make policies`, {policies['start']:.10} to {policies['end']:.10}: {policies['models']} "
         f"models, one per week, shared by all policies ({policies['training_seconds']:,.0f} s of "
-        f"training). Cost is per 1,000 {INSTANCES}, in false alarms. The default is in shadow, "
-        "unless clearly worse, every 7 days; it was chosen on the first table.",
+        f"training). Cost is per 1,000 {INSTANCES}, in false alarms. The default is: {DEFAULT}. It "
+        "was chosen on the first table.",
         policies_table(policies, "choice"),
         "The months from which no choice was made:",
         policies_table(policies, "holdout"),

@@ -1,6 +1,7 @@
 """Markdown tables of the results page, each from one report."""
 
 from experiments.markdown import DIFFERENCE, Report, facts, table
+from experiments.policy_tables import DEFAULT, FROZEN, REFERENCE
 from ontime.problem import INSTANCES
 
 SCORES = {
@@ -12,10 +13,15 @@ SCORES = {
 }
 
 
-def readme_table(demo: Report, scheduled: Report) -> str:
+def readme_table(demo: Report, policies: Report) -> str:
     replay = demo["replay"]
     low, high = replay["interval"]
-    values = demo | {"low": low, "high": high, "scheduled": scheduled}
+    log_loss = {
+        row["policy"]: row["log_loss"] for row in policies["rows"] if row["period"] == "all"
+    }
+    compared = {"policy": DEFAULT, "reference": REFERENCE, "frozen": FROZEN}
+    values = demo | {"low": low, "high": high}
+    values |= {name: log_loss[policy] for name, policy in compared.items()}
     return facts(
         f"`make demo`, {replay['start'][:10]} to {replay['end'][:10]}",
         values,
@@ -31,8 +37,8 @@ def readme_table(demo: Report, scheduled: Report) -> str:
             f"{replay['outcomes']:,} labelled {INSTANCES}": "{replay[serving_log_loss]:.4f} "
             "against {replay[frozen_log_loss]:.4f}: {replay[difference]:+.4f} "
             "[{low:+.4f}, {high:+.4f}]",
-            f"log-loss of a new model every {scheduled['days']} days without a gate": ""
-            "{scheduled[log_loss][scheduled]:.4f}",
+            f"log-loss to {policies['end'][:10]} (`make policies`): this loop / {REFERENCE} / "
+            "frozen": "{policy:.4f} / {reference:.4f} / {frozen:.4f}",
         },
     )
 
@@ -58,24 +64,6 @@ def events_table(demo: Report) -> str:
 def models_table(demo: Report) -> str:
     rows = [{"model": name} | scores for name, scores in demo["models"].items()]
     return table(rows, {"model": "{model}"} | SCORES)
-
-
-def scheduled_table(scheduled: Report) -> str:
-    names = {
-        "served": {"difference": None},
-        f"new model every {scheduled['days']} days ({scheduled['models']}), no gate": scheduled[
-            "served_minus_scheduled"
-        ],
-        "first version kept": scheduled["scheduled_minus_frozen"],
-    }
-    rows = [
-        {"policy": policy, "log_loss": loss} | difference
-        for (policy, difference), loss in zip(
-            names.items(), scheduled["log_loss"].values(), strict=True
-        )
-    ]
-    columns = {"policy": "{policy}", "log-loss": "{log_loss:.4f}", "row above minus it": DIFFERENCE}
-    return table(rows, columns)
 
 
 def backtest_table(backtest: Report) -> str:

@@ -22,18 +22,15 @@ from experiments.results_tables import (
     months_table,
     readme_table,
     run_table,
-    scheduled_table,
     serving_ratios,
     serving_table,
     stack_table,
 )
-from ontime.problem import INSTANCES
 from ontime.settings import ROOT, Settings
 
 BEGIN, END = "<!-- results: written by make results -->", "<!-- end of results -->"
 COMMANDS = {  # report -> the command that writes it
     "demo": "make demo",
-    "scheduled-baseline-28": "make scheduled-baseline",
     "policies": "make policies",
     "backtest": "make backtest",
     "bench": "make bench",
@@ -42,7 +39,6 @@ COMMANDS = {  # report -> the command that writes it
     "e2e": "make e2e",
 }
 SECTIONS = {  # optional report -> its heading
-    "policies": "Policies",
     "backtest": "Backtest",
     "bench": "Speed and memory",
     "serving": "Serving",
@@ -58,24 +54,21 @@ def results_page(reports: dict[str, Any]) -> str:
         "Written by `make results` from the reports of the commands named below. Log-loss is in "
         "nats. Intervals are 95 %, from a cluster bootstrap by day.",
         "## Demo",
-        readme_table(reports["demo"], reports["scheduled-baseline-28"]),
+        readme_table(reports["demo"], reports["policies"]),
         run_table(reports["demo"]),
         "![Weekly log-loss of the serving model and of the frozen one](images/replay.png)",
         "Decisions of the monitoring and of the gate:",
         events_table(reports["demo"]),
         "The first version and its baselines on its test split:",
         models_table(reports["demo"]),
-        "## Scheduled retraining",
-        f"`make scheduled-baseline`: two other policies on the {INSTANCES} of the demo.",
-        scheduled_table(reports["scheduled-baseline-28"]),
+        "## Policies",
+        *policies_section(reports["policies"]),
     ]
     for name, heading in SECTIONS.items():
         if name not in reports:
             section = [f"Not measured at this revision; `{COMMANDS[name]}` does."]
         elif name == "backtest":
             section = backtest_section(reports[name])
-        elif name == "policies":
-            section = policies_section(reports[name])
         elif name == "bench":
             losses = reports[name]["training"]["log_loss"].items()
             section = [
@@ -111,13 +104,12 @@ def backtest_section(backtest: Report) -> list[str]:
 
 
 def read_reports(folder: Path) -> dict[str, Any]:
-    """The reports by name; those of the demo and of the scheduled baseline have to exist.
+    """The reports by name; those of the demo and of the policies have to exist.
 
     Raises:
         FileNotFoundError: if one of these two commands was not run.
-        ValueError: if they are of different replays.
     """
-    for name in ("demo", "scheduled-baseline-28"):
+    for name in ("demo", "policies"):
         if not (folder / f"{name}.json").exists():
             command = COMMANDS[name]
             raise FileNotFoundError(f"{folder / name}.json does not exist: run `{command}` first")
@@ -128,12 +120,6 @@ def read_reports(folder: Path) -> dict[str, Any]:
         reports["bench"] = bench
     if "serving" in bench:
         reports["serving"] = bench["serving"]
-    replay, scheduled = reports["demo"]["replay"], reports["scheduled-baseline-28"]
-    if (scheduled["start"], scheduled["end"]) != (replay["start"], replay["end"]):
-        raise ValueError(
-            "the scheduled baseline must be of the demo's replay; it is from "
-            f"{scheduled['start']} to {scheduled['end']}: run `make scheduled-baseline` again"
-        )
     return reports
 
 
@@ -148,7 +134,7 @@ def write_results(reports_dir: Path, root: Path) -> None:
     text = readme.read_text()
     if (text.count(BEGIN), text.count(END)) != (1, 1):
         raise ValueError(f"{readme} must have each of the marks {BEGIN} and {END} once")
-    block = readme_table(reports["demo"], reports["scheduled-baseline-28"])
+    block = readme_table(reports["demo"], reports["policies"])
     readme.write_text(f"{text.split(BEGIN)[0]}{BEGIN}\n{block}\n{END}{text.split(END)[1]}")
     images = root / "docs" / "images"
     images.mkdir(parents=True, exist_ok=True)

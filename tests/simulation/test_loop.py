@@ -27,7 +27,6 @@ import pandas as pd
 import pytest
 from prefect.testing.utilities import prefect_test_harness
 
-from experiments.scheduled_baseline import scheduled_baseline
 from monitoring.retrain_policy import SHADOW_PERIOD, TRAINING_TIME
 from monitoring.skew import skew
 from ontime.errors import ChampionChanged, RegistryUnavailable
@@ -299,11 +298,6 @@ def test_the_report_of_the_ten_days_is_made_from_the_log(system: System, source:
     assert 0 < report["serving"]["p50_ms"] <= report["serving"]["p99_ms"]
     for picture in ("replay.png", "replay.html"):
         assert (system.settings.reports_dir / picture).stat().st_size > 10_000
-
-    baseline = scheduled_baseline(days=28)
-    assert baseline["models"] == 1
-    assert baseline["log_loss"]["served"] == pytest.approx(found["serving_log_loss"])
-    assert baseline["log_loss"]["frozen"] == pytest.approx(found["first_version_log_loss"])
 
 
 class Traffic(threading.Thread):

@@ -8,9 +8,9 @@ import pytest
 
 from experiments import detection, policies
 from experiments.detection import RULES, alarms, delays, detection_report
-from experiments.policies import HOLDOUT, POLICIES, REFERENCE, Policy, compare_policies, play
+from experiments.policies import HOLDOUT, POLICIES, Policy, compare_policies, play
 from experiments.policy_models import WeeklyModels, training_moments
-from experiments.policy_tables import policies_section
+from experiments.policy_tables import DEFAULT, REFERENCE, policies_section
 from monitoring import sequential
 from monitoring.retrain_policy import SHADOW_PERIOD
 from ontime.problem import HOLDOUT_FROM, MIN_GATE_INSTANCES, MIN_MONITORING_DAYS
@@ -21,7 +21,7 @@ START = END - timedelta(weeks=20)
 PER_DAY = max(240, MIN_GATE_INSTANCES // 6 + 1)
 BROKEN = START + timedelta(weeks=5)  # the moment of a model that learned wrong labels
 NEVER, WEEKLY = Policy(None), timedelta(days=7)
-GATED = POLICIES["shadow, unless clearly worse, every 7 days"]
+GATED = POLICIES[DEFAULT]
 
 
 @pytest.fixture(autouse=True)
