@@ -43,7 +43,7 @@ export PIP_NO_INPUT := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help setup ingest features train promote serve monitor retrain rollback score export demo \
-	replay scheduled-baseline backtest tune reproduce bench bench-serving aws-check results check test e2e \
+	replay scheduled-baseline backtest tune reproduce bench bench-serving spark-check aws-check results check test e2e \
 	lint typecheck unit rename fork-check clean
 .DEFAULT_GOAL := help
 
@@ -106,6 +106,9 @@ bench: $(STAMP) ## speed and memory against DataLoader, LightGBM and plain DuckD
 bench-serving: $(STAMP) ## the API under load against bare FastAPI, naive Feast and MLflow (needs wrk)
 	$(PY) -m experiments.benchmark_serving
 
+spark-check: $(STAMP) .venv/.spark ## features and join on Spark against DuckDB, every cell of the year (needs Java 17)
+	$(PY) -m experiments.spark_check
+
 aws-check: .venv/aws/.installed ## the stack on AWS: synthesized, then checked without an account (needs Node 20 or newer)
 	@command -v node >/dev/null || { echo "aws-check needs Node 20 or newer: aws-cdk-lib runs in it" >&2; exit 1; }
 	rm -rf var/aws
@@ -152,6 +155,10 @@ clean: ## remove the environment and everything that running wrote (var)
 .venv/aws/.installed: infra/aws/requirements.txt $(STAMP)
 	$(PY) -m venv --clear .venv/aws
 	$(AWS)/python -m pip install --quiet --requirement infra/aws/requirements.txt
+	@touch $@
+
+.venv/.spark: $(STAMP)
+	@PYTHON='$(PYTHON)' EXTRAS=,spark infra/setup.sh
 	@touch $@
 
 $(STAMP): pyproject.toml constraints.txt infra/setup.sh
