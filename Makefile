@@ -44,7 +44,7 @@ export PIP_NO_INPUT := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help setup ingest features train promote serve keys monitor retrain rollback score export demo \
-	replay policies backtest tune reproduce bench bench-serving attack aws-check \
+	replay policies backtest tune reproduce bench bench-serving attack spark-check aws-check \
 	results check test e2e lint typecheck unit browser pictures site rename fork-check clean
 .DEFAULT_GOAL := help
 
@@ -119,6 +119,9 @@ site: $(STAMP) ## the finished demo as a static site in var/site, with the model
 pictures: $(STAMP) ## the pictures of the pages in docs/images, from the finished demo
 	$(PY) -m experiments.pictures
 
+spark-check: $(STAMP) .venv/.spark ## features and join on Spark against DuckDB, every cell of the year (needs Java 17)
+	$(PY) -m experiments.spark_check
+
 aws-check: .venv/aws/.installed ## the stack on AWS: synthesized, then checked without an account (needs Node 20 or newer)
 	@command -v node >/dev/null || { echo "aws-check needs Node 20 or newer: aws-cdk-lib runs in it" >&2; exit 1; }
 	rm -rf var/aws
@@ -169,6 +172,10 @@ clean: ## remove the environment and everything that running wrote (var)
 .venv/aws/.installed: infra/aws/requirements.txt $(STAMP)
 	$(PY) -m venv --clear .venv/aws
 	$(AWS)/python -m pip install --quiet --requirement infra/aws/requirements.txt
+	@touch $@
+
+.venv/.spark: $(STAMP)
+	@PYTHON='$(PYTHON)' EXTRAS=,spark infra/setup.sh
 	@touch $@
 
 $(STAMP): pyproject.toml constraints.txt infra/setup.sh

@@ -2,7 +2,7 @@
 # Builds .venv, the environment of every task: `make setup`.
 #
 # uv installs the versions of constraints.txt; pip, which is slower, is the fallback. PYTHON holds
-# the interpreters to try, in order.
+# the interpreters to try, in order; EXTRAS more extras of pyproject.toml, like ",spark".
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -113,7 +113,7 @@ $PY -m pip install --quiet --no-compile --constraint constraints.txt uv ||
     echo "set-up: uv cannot be installed, pip installs everything"
 configure_uv
 install_torch_for_cpu
-install --editable '.[pipelines,stack,dev]'
+install --editable ".[pipelines,stack,dev${EXTRAS:-}]"
 if [ -n "$compile" ]; then
     echo "set-up: first import"
     import_once

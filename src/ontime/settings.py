@@ -30,6 +30,9 @@ class Settings(BaseSettings):
 
     environment: Literal["development", "production"] = "development"
     data_dir: Path = Field(ROOT / "var", description="root of all files that the system writes")
+    engine: Literal["duckdb", "spark"] = Field(
+        "duckdb", description="what builds features and joins them to examples"
+    )
     mlflow_url: str = Field("", description="tracking and registry; empty: SQLite in data_dir")
     prediction_db_url: str = Field(
         "", description="prediction log, SQLAlchemy URL; empty: SQLite in data_dir"

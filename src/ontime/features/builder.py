@@ -42,7 +42,31 @@ def grid_end(tables: dict[str, pd.DataFrame]) -> datetime:
     newest = max((column.max() for column in columns if column.notna().any()), default=None)
     if newest is None:
         raise ValueError(f"the source tables need a timestamp; {sorted(tables)} have none")
-    return (newest.floor("D") + timedelta(days=1)).to_pydatetime()
+    return midnight_after(newest.to_pydatetime())
+
+
+def midnight_after(newest: datetime) -> datetime:
+    """The first midnight (UTC) after a moment."""
+    return newest.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
+
+
+def view_sql(view: View) -> str:
+    """The query of a view's rows up to ``$until``, typed as its table declares, in no order."""
+    columns = ", ".join(
+        f"{name}::{DUCKDB_TYPES[column.dtype]} AS {name}"
+        for name, column in view.table.columns.items()
+    )
+    # No row after `until`: there a window of three rows is not one of three hours.
+    return f"SELECT {columns} FROM ({read_sql(view.name)}) WHERE event_timestamp <= $until"
+
+
+def reject_empty(view: View, n_rows: int, until: datetime) -> None:
+    """Raise EmptyView if a view has no row and is not optional."""
+    if n_rows == 0 and not view.optional:
+        raise EmptyView(
+            f"a view has rows unless it is declared optional; {view.name} has none up to "
+            f"{until}. Check its SQL against the source tables, or set optional=True"
+        )
 
 
 def build_features(
@@ -67,15 +91,9 @@ def build_features(
             parameters = {"until": until} if "$until" in sql else None
             db.execute(f"CREATE TEMP TABLE {name} AS {sql}", parameters)
         for view in views:
-            columns = ", ".join(
-                f"{name}::{DUCKDB_TYPES[column.dtype]} AS {name}"
-                for name, column in view.table.columns.items()
-            )
-            # No row after `until`: there a window of three rows is not one of three hours.
             # Sorted by time: rows of one tick are adjacent, and the historical join reads in order.
             rows = db.execute(
-                f"SELECT {columns} FROM ({read_sql(view.name)}) WHERE event_timestamp <= $until "
-                f"ORDER BY event_timestamp, {', '.join(view.keys)}",
+                f"{view_sql(view)} ORDER BY event_timestamp, {', '.join(view.keys)}",
                 {"until": until},
             )
             yield view, rows.df()
@@ -100,11 +118,7 @@ def write_features(
     n_rows = {}
     started = perf_counter()
     for view, rows in build_features(tables, until):
-        if rows.empty and not view.optional:
-            raise EmptyView(
-                f"a view has rows unless it is declared optional; {view.name} has none up to "
-                f"{until}. Check its SQL against the source tables, or set optional=True"
-            )
+        reject_empty(view, len(rows), until)
         write_table(rows, view.table, folder / f"{view.name}.parquet")
         n_rows[view.name] = len(rows)
         progress(f"  {view.name:<22}{len(rows):>10,} rows {perf_counter() - started:>6.1f} s")

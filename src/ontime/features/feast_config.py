@@ -10,8 +10,11 @@ from ontime.settings import Settings
 warnings.simplefilter("ignore", DeprecationWarning)
 
 FEATURE_SERVICE = "prediction_features"
-# A name, not {"type": ...}: Feast then imports it, and DuckDB, only for a historical join.
-OFFLINE_STORE = "ontime.features.offline_store.AsofDuckDBOfflineStore"
+# Names, not {"type": ...}: Feast then imports one, and its engine, only for a historical join.
+OFFLINE_STORES = {
+    "duckdb": "ontime.features.offline_store.AsofDuckDBOfflineStore",
+    "spark": "ontime.features.spark_store.AsofSparkOfflineStore",
+}
 CONNECT_TIMEOUT = {"connect_timeout": 5}
 
 
@@ -42,7 +45,7 @@ def repo_config(settings: Settings) -> RepoConfig:
         provider="local",
         registry=registry,
         online_store=online,
-        offline_store=OFFLINE_STORE,
+        offline_store=OFFLINE_STORES[settings.engine],
         materialization={"pull_latest_features": True},
         entity_key_serialization_version=3,
     )

@@ -67,7 +67,7 @@ class AsofDuckDBOfflineStore(DuckDBOfflineStore):
                 "created timestamp; for anything else set offline_store: {type: duckdb}"
             )
         stamp = infer_event_timestamp_from_entity_df(entity_df.dtypes.to_dict())
-        views = [(view, _features_of(view, feature_refs)) for view in feature_views]
+        views = [(view, features_of(view, feature_refs)) for view in feature_views]
         metadata = RetrievalMetadata(
             features=feature_refs,
             keys=[name for name in entity_df.columns if name != stamp],
@@ -133,9 +133,7 @@ class AsofJob(RetrievalJob):
 
 def asof_sql(view: FeatureView, names: list[str], stamp: str) -> str:
     """SQL for the features ``names`` of one view, one row per row of ``entity_rows``, in order."""
-    source = view.batch_source
-    if not isinstance(source, FileSource) or source.created_timestamp_column:
-        raise ValueError(f"view {view.name}: the ASOF join reads Parquet without a created time")
+    source = parquet_source(view)
     event = f"rows.{source.timestamp_field}"
     equal = [f"entity_rows.{entity.name} = rows.{entity.name}" for entity in view.entity_columns]
     fresh = "TRUE"
@@ -151,6 +149,15 @@ def asof_sql(view: FeatureView, names: list[str], stamp: str) -> str:
     """
 
 
-def _features_of(view: FeatureView, feature_refs: list[str]) -> list[str]:
+def parquet_source(view: FeatureView) -> FileSource:
+    """The Parquet files of a view."""
+    source = view.batch_source
+    if not isinstance(source, FileSource) or source.created_timestamp_column:
+        raise ValueError(f"view {view.name}: the ASOF join reads Parquet without a created time")
+    return source
+
+
+def features_of(view: FeatureView, feature_refs: list[str]) -> list[str]:
+    """The names of a view's features among references of the form ``view:feature``."""
     prefix = f"{view.projection.name_to_use()}:"
     return [ref.removeprefix(prefix) for ref in feature_refs if ref.startswith(prefix)]

@@ -138,7 +138,7 @@ def test_the_page_has_every_table_and_its_pictures(reports_dir: Path, root: Path
         "| retrain v2 | scheduled |",
         "2024-05 to 2024-05",
         "22 models, one per week, shared by all policies (900 s of training)",
-        "| frozen | 0.4892 | 0.0140 | 450 | 1 | 0 / 0 | -0.0065 [-0.0110, -0.0024] |",
+        f"| {FROZEN} | 0.4892 | 0.0140 | 450 | 1 | 0 / 0 | -0.0065 [-0.0110, -0.0024] |",
         "| CUSUM | choice | 0.8 | 9 of 10 | 8.5 | none |",
         "| holdout | 900 | 0.250 |",
         "| network | 0.7700 | 0.6000 | 0.4892 | 0.1500 | 0.0140 [0.0100, 0.0200] |  |",

@@ -8,7 +8,7 @@ common.
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -55,10 +55,10 @@ def entities(rows: Sequence[Row]) -> pd.DataFrame:
 class SmallStore:
     """Two views in files that each case rewrites: by machine (TTL 5 s), by machine and site."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, engine: Literal["duckdb", "spark"] = "duckdb") -> None:
         self.folder = folder
         self.write({}, {})
-        self.feast = open_feature_store(Settings(data_dir=folder / "data"))
+        self.feast = open_feature_store(Settings(data_dir=folder / "data", engine=engine))
         machine, site = (
             Entity(name=key, join_keys=[key], value_type=ValueType.STRING)
             for key in ("machine", "site")

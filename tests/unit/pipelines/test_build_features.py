@@ -8,12 +8,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from ontime.features import spark_engine
 from ontime.features.feast_config import open_feature_store
 from ontime.features.historical import REQUEST_FIELDS
 from ontime.features.online_store import OnlineFeatures
 from ontime.problem import FEATURE_SPEC, VIEWS
 from ontime.settings import Settings
-from pipelines.build_features import fill_online_store
+from pipelines.build_features import build_feature_tables, fill_online_store
 from tests.conftest import Dataset, read_online
 
 
@@ -55,3 +56,13 @@ def test_materialization_removes_the_later_rows_of_an_earlier_run(
         pd.testing.assert_frame_equal(
             read.frame[names], requests[names].reset_index(drop=True), check_exact=True
         )
+
+
+def test_the_engine_of_the_settings_builds_the_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spark_engine, "write_features", lambda tables, features: {features.name: 1})
+    with_spark = Settings(data_dir=tmp_path, engine="spark")
+    assert build_feature_tables.fn(with_spark) == {"features": 1}
+    with pytest.raises(FileNotFoundError):  # DuckDB's builder reads the tables, which are absent
+        build_feature_tables.fn(Settings(data_dir=tmp_path))
