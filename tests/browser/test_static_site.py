@@ -14,7 +14,7 @@ from ontime.models.serialization import TrainedModel
 from ontime.problem import FEATURE_SPEC, SLIDERS
 from ontime.storage.prediction_log import PredictionLog
 from tests.browser.conftest import OpenPage, Site
-from tests.browser.test_views import violations
+from tests.browser.test_in_browser import violations
 from tests.unit.serving.page_fakes import moment, small_model
 
 TOLERANCE = 1e-5  # of a probability: the browser computes in float64, the service in float32
