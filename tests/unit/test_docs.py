@@ -30,7 +30,7 @@ def test_every_file_and_test_that_is_given_as_evidence_exists(name: str) -> None
     named = PATH.findall((ROOT / "docs" / name).read_text())
     assert len(named) > 20
     assert [path for path, _ in named if not exists(path)] == []
-    tests = [(path, test) for path, test in named if test and (ROOT / path).exists()]
+    tests = [(path, test) for path, test in named if test and "problem" not in Path(path).parts]
     assert [
         f"{path}::{test}" for path, test in tests if f"def {test}(" not in (ROOT / path).read_text()
     ] == []
