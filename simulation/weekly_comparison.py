@@ -19,7 +19,7 @@ WEEK = timedelta(days=7)
 class Week(TypedDict):
     """Scores of the predictions made in one week; None where no label is known."""
 
-    start: str  # ISO 8601, inclusive
+    start: str  # ISO 8601, exclusive
     champion: str  # the serving versions, "1" or "1, 2"
     predictions: int
     label_coverage: float
@@ -35,14 +35,15 @@ class Week(TypedDict):
 
 
 def weekly_comparison(served: pd.DataFrame, frozen: np.ndarray, start: pd.Timestamp) -> list[Week]:
-    """One entry per week since ``start``.
+    """One entry per week after ``start``, each from its start, exclusive, to its end, inclusive.
 
     Args:
         served: one row per prediction, from `PredictionLog.served`; those with a label are scored.
         frozen: probabilities of the frozen model for the same rows, [n].
     """
     rows = served.assign(frozen=frozen)
-    weeks = rows.groupby(start + (rows.as_of - start) // WEEK * WEEK)
+    # A replay covers (start, end], so that its last tick belongs to the week that ends there.
+    weeks = rows.groupby(start + -(-(rows.as_of - start) // WEEK) * WEEK - WEEK)
     return [_week(pd.Timestamp(week), group) for week, group in weeks]
 
 
