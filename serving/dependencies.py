@@ -147,17 +147,27 @@ def _start(state: AppState) -> bool:
             if created:
                 use = f'curl -H "Authorization: Bearer $(cat {state.settings.api_key_file})"'
                 log.info("API key created", client=LOCAL, use=use)
-        if state.keys.refresh() == 0:
-            raise NoApiKey(
-                "in production the API starts with at least one API key, and there is none: run "
-                "`python -m serving.keys create --client NAME --scopes predict,outcomes`"
-            )
+        require_api_key(state.keys)
         migrated = True
     except PredictionLogUnavailable as error:
         log.warning("prediction log not migrated", detail=str(error))
         migrated = False
     state.manager.start()
     return migrated
+
+
+def require_api_key(keys: KeyRing) -> None:
+    """Read the keys.
+
+    Raises:
+        NoApiKey: if there is none.
+        PredictionLogUnavailable: if the database does not respond.
+    """
+    if keys.refresh() == 0:
+        raise NoApiKey(
+            "in production the API starts with at least one API key, and there is none: run "
+            "`python -m serving.keys create --client NAME --scopes predict,outcomes`"
+        )
 
 
 def _poll(state: AppState, stop: threading.Event, migrated: bool) -> None:

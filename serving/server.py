@@ -10,13 +10,19 @@ import argparse
 import asyncio
 import os
 import shutil
+from contextlib import closing, suppress
 from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.supervisors.multiprocess import Multiprocess
 
+from ontime.errors import PredictionLogUnavailable
 from ontime.settings import Settings
+from ontime.storage.api_keys import ApiKeys
+from ontime.storage.prediction_log import PredictionLog
+from serving.dependencies import require_api_key
+from serving.keyring import KeyRing
 
 APP = "serving.app:create_app"
 MAX_CONNECTIONS = 256  # one more is answered with 503; the thread pool works on 40 requests
@@ -109,8 +115,18 @@ def main() -> None:
 
 
 def run_workers(n: int, app: str = APP, **address: Any) -> None:
-    """Run n processes on one socket. Their metrics are summed through files in an empty folder."""
-    folder = Settings().data_dir / "metrics"
+    """Run n processes on one socket. Their metrics are summed through files in an empty folder.
+
+    Raises:
+        NoApiKey: in production, if there is none; workers that end would be started again for ever.
+    """
+    settings = Settings()
+    if settings.environment == "production":
+        log = PredictionLog(settings.prediction_db_url)
+        with closing(log), suppress(PredictionLogUnavailable):  # the workers wait for it
+            log.migrate()
+            require_api_key(KeyRing(ApiKeys(log)))
+    folder = settings.data_dir / "metrics"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     os.environ["ONTIME_METRICS_DIR"] = str(folder)  # the workers inherit it

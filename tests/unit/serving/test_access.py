@@ -15,7 +15,7 @@ from ontime.problem import EXAMPLE_INSTANCE, EXAMPLE_OUTCOME, Instance, Outcome
 from ontime.storage.api_keys import SCOPES, ApiKeys, local_key
 from ontime.storage.prediction_log import PredictionLog
 from ontime.storage.schema import API_KEYS, OUTCOMES
-from serving import keyring
+from serving import keyring, server
 from serving.access import OPEN_PATHS, needed_scope
 from serving.keys import main as keys_command
 from serving.problems import NoApiKey, TooManyRequests
@@ -115,6 +115,15 @@ def test_a_development_api_creates_a_key_at_its_first_start(
     (row,) = log.rows(select(API_KEYS))
     assert key not in str(row) and row["client"] == "local"
     assert key not in capsys.readouterr().out
+
+
+def test_workers_in_production_do_not_start_without_a_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = fake_settings(tmp_path, environment="production")
+    monkeypatch.setattr(server, "Settings", lambda: settings)
+    with pytest.raises(NoApiKey, match=r"serving\.keys create"):
+        server.run_workers(2)
 
 
 def test_production_does_not_start_without_a_key_and_has_no_anonymous_reader(
