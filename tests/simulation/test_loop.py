@@ -262,8 +262,12 @@ def test_the_better_challenger_is_promoted_within_the_ten_days_and_served(system
     assert set(after.model_version) == {decision["challenger"]}
 
 
-def test_a_challenger_that_is_worse_is_rejected_and_the_champion_stays(system: System) -> None:
+def test_a_challenger_that_is_worse_is_rejected_and_the_champion_stays(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The first version, which was trained for one epoch, against the champion."""
+    # Three days since the promotion; a problem with little traffic asks for more.
+    monkeypatch.setattr("ontime.registry.gate.MIN_GATE_INSTANCES", 100)
     champion = system.decision()["challenger"]
     result = promote(system.end, system.decisions.changes()[0].version)
     assert not result["promote"]
