@@ -24,7 +24,7 @@ from serving.schemas import MAX_INSTANCES, PredictRequest, PredictResponse
 
 MAX_BATCH = MAX_INSTANCES  # the largest request is a batch of its own
 MAX_QUEUED = 4_096  # instances
-MAX_QUEUED_PER_KEY = MAX_QUEUED // 2  # one client leaves room for others
+MAX_QUEUED_PER_KEY = MAX_QUEUED // 2  # of one client; the rest is for others
 
 
 class QueueFull(RuntimeError):

@@ -152,7 +152,7 @@ def _weeks(report: Path) -> dict[str, Any] | None:
     starts = [datetime.fromisoformat(week["start"]) for week in weeks]
     difference = [w["serving_log_loss"] - w["frozen_log_loss"] for w in weeks]
     points = [(at, value, None, None) for at, value in zip(starts, difference, strict=True)]
-    chart = line_chart({"served minus first version": points}, (0.0,))
+    chart = line_chart({"served minus frozen": points}, (0.0,))
     return {"chart": chart, "rows": weeks, "replay": replay}
 
 

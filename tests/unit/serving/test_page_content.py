@@ -105,7 +105,7 @@ def test_the_loop_shows_decisions_with_the_reasons_of_the_gate(
         assert text in page
     assert "&lt;b&gt;not better" in page
     assert "Calibration bias at each decision" in page
-    assert "Served against the first version" not in page
+    assert "Served against a model frozen" not in page
 
 
 def test_the_loop_shows_the_weeks_of_a_finished_demo(site: TestClient) -> None:
@@ -118,7 +118,7 @@ def test_the_loop_shows_the_weeks_of_a_finished_demo(site: TestClient) -> None:
 
     page = site.get("/loop").text
 
-    assert "Served against the first version" in page
+    assert "Served against a model frozen" in page
     assert "-0.1000" in page
     assert "0.5000" in page
 
