@@ -68,7 +68,8 @@ class Policy:
     Attributes:
         every: the schedule; None: never.
         rule: of the gate; None: every model is deployed at once.
-        holdout: judged on its own newest two weeks, which it is not trained on, instead of shadow.
+        holdout: evaluated on its own newest two weeks, which it is not trained on, and not in
+            shadow.
         alerts: whether sequential alerts start a training between scheduled ones.
     """
 
@@ -114,7 +115,7 @@ def play(policy: Policy, models: WeeklyModels, start: datetime, end: datetime) -
     now = start
     while now < end:
         if in_shadow is not None and now >= in_shadow + SHADOW_PERIOD:
-            judge_shadow(policy, models, line, in_shadow, now)
+            evaluate_shadow(policy, models, line, in_shadow, now)
             in_shadow = None
         is_old = policy.every is not None and now - newest >= policy.every
         alarms = alerts_of(models, line, now) if policy.alerts else []
@@ -123,7 +124,7 @@ def play(policy: Policy, models: WeeklyModels, start: datetime, end: datetime) -
             line.trainings += 1
             line.note(now, "retrain", "; ".join(alarms) or "scheduled")
             if policy.holdout:
-                judge_holdout(policy, models, line, newest, now)
+                evaluate_holdout(policy, models, line, newest, now)
             elif gated:
                 in_shadow = now
             else:
@@ -141,44 +142,44 @@ def within(rows: pd.DataFrame, after: datetime, until: datetime) -> np.ndarray:
 
 
 def alerts_of(models: WeeklyModels, line: Line, now: datetime) -> list[str]:
-    """The alerts on what was served since the last judgement, with the outcomes due now."""
-    judged = [event["at"] for event in line.events if event["kind"] in ("promoted", "rejected")]
-    since = max(map(datetime.fromisoformat, judged), default=None)
+    """The alerts on what was served since the last gate result, with the outcomes due now."""
+    evaluated = [event["at"] for event in line.events if event["kind"] in ("promoted", "rejected")]
+    since = max(map(datetime.fromisoformat, evaluated), default=None)
     due = (models.rows.due_at <= now).to_numpy() & within(models.rows, now - WINDOW, now)
     rows = models.rows[due].assign(probability=line.served[due])
     rows = rows.assign(as_of=rows.event_timestamp)
     return [reason.text for reason in alerts(sequential_tests(rows, since))]
 
 
-def judge_shadow(
+def evaluate_shadow(
     policy: Policy, models: WeeklyModels, line: Line, moment: datetime, now: datetime
 ) -> None:
     """The gate on the requests of the shadow period that are due."""
     rows = models.rows
-    judged = (rows.event_timestamp >= moment + TRAINING_TIME) & (rows.due_at <= now)
-    judge(policy, models, line, moment, now, judged.to_numpy())
+    evaluated = (rows.event_timestamp >= moment + TRAINING_TIME) & (rows.due_at <= now)
+    apply_gate(policy, models, line, moment, now, evaluated.to_numpy())
 
 
-def judge_holdout(
+def evaluate_holdout(
     policy: Policy, models: WeeklyModels, line: Line, moment: datetime, now: datetime
 ) -> None:
     """The gate on the two weeks that neither model was trained on."""
     rows = models.rows
-    judged = (rows.event_timestamp > moment) & (rows.due_at <= now)
-    judge(policy, models, line, moment, now, judged.to_numpy())
+    evaluated = (rows.event_timestamp > moment) & (rows.due_at <= now)
+    apply_gate(policy, models, line, moment, now, evaluated.to_numpy())
 
 
-def judge(
+def apply_gate(
     policy: Policy,
     models: WeeklyModels,
     line: Line,
     moment: datetime,
     now: datetime,
-    judged: np.ndarray,
+    evaluated: np.ndarray,
 ) -> None:
-    challenger, champion = (models.probabilities[m][judged] for m in (moment, line.champion))
+    challenger, champion = (models.probabilities[m][evaluated] for m in (moment, line.champion))
     assert policy.rule is not None
-    result = evaluate_challenger(models.rows[judged], challenger, champion, 1.0, policy.rule)
+    result = evaluate_challenger(models.rows[evaluated], challenger, champion, 1.0, policy.rule)
     line.note(now, "promoted" if result.promote else "rejected", "; ".join(result.reasons))
     if result.promote:
         line.champion = moment

@@ -6,13 +6,13 @@ decides on its promotion, so a false alarm costs one training run and not a wors
 
 - Alerts are sequential tests on what was served, whichever version served it: with a training per
   week no champion has two weeks of labels of its own. The tests start anew when a challenger was
-  judged. Scores of the champion's own predictions over `WINDOW` are evidence.
+  evaluated. Scores of the champion's own predictions over `WINDOW` are evidence.
 - In `make policies` no alert improves on the weekly schedule. With a longer `MAX_AGE` an alert
   starts a training between scheduled ones.
 - Drift is evidence, never a trigger: in the demo a third to three quarters of the columns drift in
   every week, whether or not a new model would be better.
 - A challenger is trained and then scores live traffic in shadow, at stated times on the clock of
-  the requests: however long a training really takes, it is judged on the same predictions.
+  the requests: however long a training really takes, it is evaluated on the same predictions.
 - `decision_id` is a digest of the evidence, which holds no time of the decision: the same labels
   give the same decision. The caller resumes a retrain that did not finish.
 """
@@ -33,7 +33,7 @@ DAY = timedelta(days=1)
 # Of the scores and of the sequential tests' spread.
 WINDOW = timedelta(days=28)
 
-# A challenger is in shadow from `TRAINING_TIME` after its decision until the gate judges it.
+# A challenger is in shadow from `TRAINING_TIME` after its decision until the gate evaluates it.
 TRAINING_TIME = timedelta(hours=6)  # allowed; a training took less than a minute on two cores
 SHADOW_PERIOD = timedelta(days=7)  # from the decision to the gate
 
@@ -133,7 +133,7 @@ def _guards(
 ) -> Iterator[Reason]:
     found = snapshot.performance
     if history.in_progress:
-        text = "a challenger is in training or in shadow; the gate judges it first"
+        text = "a challenger is in training or in shadow; the gate evaluates it first"
         yield Reason("challenger_in_shadow", None, None, text)
     if decision_id in history.decisions:
         text = f"the same evidence led to decision {decision_id}"

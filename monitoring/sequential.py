@@ -46,7 +46,7 @@ def sequential_tests(rows: pd.DataFrame, since: datetime | None) -> SequentialTe
     Args:
         rows: predictions of the window with a due outcome: label, probability, as_of, and the
             columns of `local_day`.
-        since: the last judgement of a challenger; None: test the whole window.
+        since: the time of the last gate result; None: test the whole window.
     """
     values = daily_values(rows)
     tested = daily_values(rows[rows.as_of >= since]) if since is not None else values

@@ -1,5 +1,5 @@
-"""Monitor: judge a challenger whose shadow period is over, measure what was served, decide whether
-to retrain, record both, start the retrain.
+"""Monitor: evaluate a challenger whose shadow period is over, measure what was served, decide
+whether to retrain, record both, start the retrain.
 
 python -m pipelines.monitor --as-of TIME
 """
@@ -59,14 +59,14 @@ def collect_signals(settings: Settings, now: datetime) -> MonitoringSnapshot:
     served = log.monitored(now - WINDOW, now, known_by=now)
     own = served[served.model_version == champion]
     due = served[(served.due_at <= now) & served.label.notna()]
-    judged = [row["decided_at"] for row in DecisionLog(log).decisions() if row["result"]]
-    last_judgement = max(judged) + SHADOW_PERIOD if judged else None
+    evaluated = [row["decided_at"] for row in DecisionLog(log).decisions() if row["result"]]
+    last_gate_result = max(evaluated) + SHADOW_PERIOD if evaluated else None
     return MonitoringSnapshot(
         now=now,
         champion=champion,
         trained_through=parse_utc(metadata["trained_through"]),
         performance=performance(own, now, metadata["scores"]),
-        tests=sequential_tests(due, last_judgement),
+        tests=sequential_tests(due, last_gate_result),
         drift=measure_drift(settings, champion, own[own.as_of >= now - MONITORING_INTERVAL], now),
     )
 
@@ -112,7 +112,7 @@ def drift_html(settings: Settings, now: datetime) -> Path:
 
 @flow(name="monitor")
 def monitor(now: datetime | None = None) -> dict[str, Any]:
-    """Judge, measure, decide, and start the retrain if one was decided.
+    """Evaluate, measure, decide, and start the retrain if one was decided.
 
     A training that was decided earlier and did not finish (its process was killed) is started
     again, as of the time of its decision.

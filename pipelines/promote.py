@@ -1,8 +1,8 @@
-"""Promote: the gate judges a challenger on the live traffic that it scored in shadow.
+"""Promote: the gate evaluates a challenger on the live traffic that it scored in shadow.
 
     python -m pipelines.promote [--as-of TIME]
 
-A first model is judged on its test split. What is promoted is the very model that was judged.
+A first model is evaluated on its test split. What is promoted is the very model that was evaluated.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from prefect.cache_policies import NO_CACHE
 
 from monitoring.retrain_policy import TRAINING_TIME
 from ontime.data.timestamps import parse_utc
+from ontime.evaluation.comparison import TREES
 from ontime.models.serialization import TrainedModel
 from ontime.problem import DEMO_START, FIRST_GATE_BASELINES
 from ontime.registry import model_registry as registry
@@ -41,7 +42,8 @@ def evaluate(
     if champion is None:
         rows = registry.test_predictions(settings, challenger)
         baselines = {name: rows[name].to_numpy() for name in FIRST_GATE_BASELINES}
-        return evaluate_first_model(rows, rows.network.to_numpy(), baselines)
+        trees = {name: rows[name].to_numpy() for name in TREES if name in rows}
+        return evaluate_first_model(rows, rows.network.to_numpy(), baselines, trees)
     new, old = registry.load(settings, challenger), registry.load(settings, champion)
     log = PredictionLog(settings.prediction_db_url)
     rows = shadow_rows(log, champion, parse_utc(new.metadata["trained_through"]), as_of)
@@ -70,7 +72,7 @@ def shadow_probabilities(
     """The challenger's probabilities for the rows, float64 [n], and how many were logged.
 
     The shadow deployment drops batches while it is slower than the traffic. These are computed from
-    the logged features, so that the judgement does not depend on the speed of the machine.
+    the logged features, so that the result does not depend on the speed of the machine.
     """
     logged = log.shadow_scores(challenger).reindex(rows.prediction_id).to_numpy(dtype=np.float64)
     missing = np.isnan(logged)
@@ -141,7 +143,7 @@ def promote(as_of: datetime = DEMO_START, challenger: str | None = None) -> dict
 def conclude_shadow(
     settings: Settings, log: DecisionLog, decision: dict[str, Any], now: datetime
 ) -> None:
-    """Judge the challenger of a decision to retrain, deploy it if it passes, record the result.
+    """Evaluate the challenger of a decision to retrain, deploy it if it passes, record the result.
 
     If an earlier run was killed after the promotion, the rest of the steps is done.
     """

@@ -2,7 +2,8 @@
 
     python -m pipelines.retrain --as-of TIME
 
-The challenger scores live traffic in the background until the gate judges it (`pipelines.promote`).
+The challenger scores live traffic in the background until the gate evaluates it
+(`pipelines.promote`).
 """
 
 import argparse

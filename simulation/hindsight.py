@@ -1,4 +1,4 @@
-"""Was the gate right? Each judged challenger against its champion, in the week after."""
+"""Was the gate right? Each evaluated challenger against its champion, in the week after."""
 
 from datetime import timedelta
 from typing import TypedDict
@@ -14,7 +14,7 @@ from ontime.storage.decision_log import DecisionLog
 HORIZON = timedelta(days=7)
 
 
-class Judgement(TypedDict):
+class HindsightRow(TypedDict):
     """`difference`: mean log-loss of the challenger minus the champion in the week after."""
 
     at: str  # ISO 8601
@@ -25,13 +25,13 @@ class Judgement(TypedDict):
     right: bool
 
 
-def hindsight(settings: Settings, log: DecisionLog, served: pd.DataFrame) -> list[Judgement]:
-    """One entry per judged challenger that has labelled predictions in the week after.
+def hindsight(settings: Settings, log: DecisionLog, served: pd.DataFrame) -> list[HindsightRow]:
+    """One entry per evaluated challenger that has labelled predictions in the week after.
 
     Args:
         served: from `PredictionLog.served`; both models score the logged features.
     """
-    judgements: list[Judgement] = []
+    gate_results: list[HindsightRow] = []
     changes = log.changes()
     for decision in log.decisions():
         if decision["result"] is None:
@@ -49,8 +49,8 @@ def hindsight(settings: Settings, log: DecisionLog, served: pd.DataFrame) -> lis
         )
         difference = float(new - old)
         right = (difference < 0) == (decision["result"] == "promoted")
-        judgements.append(
-            Judgement(
+        gate_results.append(
+            HindsightRow(
                 at=at.isoformat(),
                 version=version,
                 champion=champion,
@@ -59,4 +59,4 @@ def hindsight(settings: Settings, log: DecisionLog, served: pd.DataFrame) -> lis
                 right=right,
             )
         )
-    return judgements
+    return gate_results

@@ -137,12 +137,12 @@ def _draw_events(axes: Axes, events: Sequence[Event], lanes: list[Kind]) -> None
 
 
 def _shadow_periods(events: Sequence[Event]) -> list[tuple[float, float]]:
-    """From each training to the judgement of its model, in days."""
-    judged = {e["label"]: _day(e["at"]) for e in events if e["kind"] in ("promoted", "rejected")}
+    """From each training to the gate's result on its model, in days."""
+    evaluated = {e["label"]: _day(e["at"]) for e in events if e["kind"] in ("promoted", "rejected")}
     return [
-        (_day(e["at"]), judged[e["label"]])
+        (_day(e["at"]), evaluated[e["label"]])
         for e in events
-        if e["kind"] == "retrain" and e["label"] in judged
+        if e["kind"] == "retrain" and e["label"] in evaluated
     ]
 
 

@@ -52,7 +52,7 @@ def measure(settings: Settings, prepared: dict[str, Any], progress: Progress) ->
     frozen_scores = scores(labels, frozen[known])
     weeks = weekly_comparison(served, frozen, pd.Timestamp(start))
     events = replay_events(decisions)
-    judgements = hindsight(settings, decisions, served)
+    gate_results = hindsight(settings, decisions, served)
     write_report(ReplayResult(weeks, events, comparison), settings.reports_dir)
     models = model_registry.table(settings, first_version, "models")
     training = model_registry.metrics(settings, first_version)
@@ -91,8 +91,8 @@ def measure(settings: Settings, prepared: dict[str, Any], progress: Progress) ->
             "retrains": kinds.count("retrain"),
             "promotions": kinds.count("promoted"),
             "rejections": kinds.count("rejected"),
-            "judgements": len(judgements),
-            "right_judgements": sum(judgement["right"] for judgement in judgements),
+            "gate_results": len(gate_results),
+            "right_gate_results": sum(result["right"] for result in gate_results),
             "first_version_log_loss": float(log_losses(labels, kept[known]).mean()),
             "frozen_version": frozen_version,
             "frozen_log_loss": frozen_scores["log_loss"],
@@ -104,7 +104,7 @@ def measure(settings: Settings, prepared: dict[str, Any], progress: Progress) ->
         },
         "weeks": weeks,
         "events": events,
-        "judgements": judgements,
+        "gate_results": gate_results,
     }
 
 
@@ -148,8 +148,8 @@ def replay_events(log: DecisionLog) -> list[Event]:
         events.append({"at": at, "kind": "retrain", "label": version, "reason": why})
         if result := decision["result"]:
             why = "; ".join(decision["result_reasons"])
-            judged = (decision["decided_at"] + SHADOW_PERIOD).isoformat()
-            events.append({"at": judged, "kind": result, "label": version, "reason": why})
+            evaluated = (decision["decided_at"] + SHADOW_PERIOD).isoformat()
+            events.append({"at": evaluated, "kind": result, "label": version, "reason": why})
     events += [
         {
             "at": change.as_of.isoformat(),
@@ -187,7 +187,7 @@ def print_summary(report: dict[str, Any], folder: Path) -> None:
         f"  log-loss {replay['serving_log_loss']:.4f} served, {replay['frozen_log_loss']:.4f} "
         f"frozen on everything known at the start: {replay['difference']:+.4f} "
         f"[{low:+.4f}, {high:+.4f}]; {replay['first_version_log_loss']:.4f} first version kept\n"
-        f"  {replay['right_judgements']} of {replay['judgements']} judgements of the gate were "
+        f"  {replay['right_gate_results']} of {replay['gate_results']} results of the gate were "
         "right in the week after\n"
         f"  ECE {replay['serving_ece']:.4f} served, {replay['frozen_ece']:.4f} frozen\n"
         f"  {seconds['total']:.0f} s, first prediction after "

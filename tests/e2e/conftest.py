@@ -30,7 +30,7 @@ UP_WITHIN_S = 900.0  # ends a run that hangs; the aim is 180 on two idle cores
 AUTHENTICATED = {"Authorization": f"Bearer {DEVELOPMENT_SECRET}"}
 REVISION = "the-commit-under-test"
 REPORT = ROOT / "var" / "reports" / "e2e.json"
-# A part of the demo: three challengers are judged, and one is left in shadow.
+# A part of the demo: three challengers are evaluated, and one is left in shadow.
 REPLAY_END = DEMO_START + timedelta(days=24)
 
 

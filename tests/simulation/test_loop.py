@@ -253,7 +253,7 @@ def test_the_better_challenger_is_promoted_within_the_ten_days_and_served(system
     assert decision["result"] == "promoted", decision["result_reasons"]
     (_, promotion) = system.decisions.changes()
     assert promotion.as_of == decision["decided_at"] + SHADOW_PERIOD
-    assert promotion.version == decision["challenger"], "the very model that was judged"
+    assert promotion.version == decision["challenger"], "the very model that was evaluated"
     assert system.get("/model")["model_version"] == decision["challenger"]
     assert system.get("/model/history")[-1]["version"] == decision["challenger"]
     served = system.served()
@@ -293,9 +293,9 @@ def test_the_report_of_the_ten_days_is_made_from_the_log(system: System, source:
     better = "the last days were predicted by the better model"
     assert found["frozen_log_loss"] < found["serving_log_loss"], better
     assert found["serving_log_loss"] < found["first_version_log_loss"], better
-    (judgement,) = report["judgements"]
-    assert (judgement["version"], judgement["champion"]) == (challenger, "1")
-    assert judgement["difference"] < 0 and judgement["right"]
+    (result,) = report["gate_results"]
+    assert (result["version"], result["champion"]) == (challenger, "1")
+    assert result["difference"] < 0 and result["right"]
     by_kind = {event["kind"]: event for event in report["events"] if event["label"]}
     assert by_kind["promoted"]["at"] == (system.start + SHADOW_PERIOD).isoformat()
     assert {event["kind"] for event in report["events"]} >= {"retrain", "promoted"}

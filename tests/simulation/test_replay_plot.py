@@ -78,9 +78,9 @@ def test_every_kind_of_event_has_its_lane_and_its_label() -> None:
     assert {"v1", "v2", "v3"} <= {text.get_text().strip() for text in marks.texts}
 
 
-def test_a_challenger_has_a_bar_from_its_training_to_its_judgement() -> None:
+def test_a_challenger_has_a_bar_from_its_training_to_its_gate_result() -> None:
     trained = Event(at="2024-07-01T00:00:00+00:00", kind="retrain", label="v2", reason="")
-    events = [trained, EVENTS[2], EVENTS[3]]  # v3 was judged, and its training is not shown
+    events = [trained, EVENTS[2], EVENTS[3]]  # v3 was evaluated, and its training is not shown
     marks = draw(replace(RESULT, events=events)).axes[0]
     bars = [np.asarray(line.get_xdata()) for line in marks.lines if line.get_linewidth() == 2.5]
     ((first, last),) = bars

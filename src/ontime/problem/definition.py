@@ -43,7 +43,7 @@ COST_FALSE_ALARM, COST_MISS = 1.0, 3.0
 
 # A stored feature that is itself a rate of the label: the baseline that needs no model.
 RATE_FEATURE = "origin_hour_late_rate_28d"
-# What a first model must beat before there is a champion. LightGBM is reported beside them.
+# What a first model must beat before there is a champion.
 FIRST_GATE_BASELINES = ("base_rate", "logistic")
 
 # Sizes for about 900 flights a day.

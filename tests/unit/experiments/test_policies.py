@@ -98,20 +98,20 @@ def test_a_gated_model_serves_a_shadow_period_after_its_training_and_a_broken_on
     assert line.trainings == 1 + sum(event["kind"] == "retrain" for event in line.events)
 
 
-def test_the_gate_judges_nothing_that_was_not_due(
+def test_the_gate_evaluates_nothing_that_was_not_due(
     models: WeeklyModels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judged: list[pd.DataFrame] = []
+    evaluated: list[pd.DataFrame] = []
 
     def recording(rows: pd.DataFrame, *arguments: object) -> object:
-        judged.append(rows)
+        evaluated.append(rows)
         return evaluate_challenger(rows, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(policies, "evaluate_challenger", recording)
     line = play(GATED, models, START, END)
     at = [e["at"] for e in line.events if e["kind"] in ("promoted", "rejected")]
-    assert len(at) == len(judged) > 15
-    for now, rows in zip(map(pd.Timestamp, at), judged, strict=True):
+    assert len(at) == len(evaluated) > 15
+    for now, rows in zip(map(pd.Timestamp, at), evaluated, strict=True):
         assert rows.due_at.max() <= now
         assert rows.event_timestamp.min() > now - SHADOW_PERIOD
 

@@ -61,11 +61,11 @@ def test_a_rise_of_the_loss_above_its_entropy_is_found_and_a_hard_period_is_not(
     assert above(rows.assign(probability=p, label=label)) == set()
 
 
-def test_the_tests_start_anew_at_the_last_judgement() -> None:
+def test_the_tests_start_anew_at_the_last_gate_result() -> None:
     rows = predictions(28, shift=0.1)
-    judged = START + timedelta(days=27)
-    assert above(rows, judged) == set()
-    assert sequential_tests(rows, judged).n_tested == 1
+    evaluated = START + timedelta(days=27)
+    assert above(rows, evaluated) == set()
+    assert sequential_tests(rows, evaluated).n_tested == 1
     assert sequential_tests(rows, START + timedelta(days=99)).statistics == {}
 
 

@@ -40,7 +40,7 @@ class Log:
         return pd.Series(self.scores, dtype="float64")
 
 
-def test_only_due_predictions_of_the_champion_after_the_training_are_judged() -> None:
+def test_only_due_predictions_of_the_champion_after_the_training_are_evaluated() -> None:
     rows = pd.DataFrame(
         {
             "prediction_id": ["due", "not due", "without outcome", "of another version"],

@@ -8,6 +8,7 @@ from ontime.problem import MIN_GATE_INSTANCES, MIN_SLICE_INSTANCES
 from ontime.registry.gate import (
     CALIBRATION_TOLERANCE,
     LATENCY_TOLERANCE,
+    NOT_INFERIOR,
     GateRule,
     evaluate_challenger,
     evaluate_first_model,
@@ -96,7 +97,7 @@ def test_a_challenger_evaluated_on_too_few_rows_is_rejected(
     few = slice(0, n)
     for result in (
         evaluate_challenger(rows[few], good[few], worse[few], latency_ratio=1.0),
-        evaluate_first_model(rows[few], good[few], {"worse": worse[few]}),
+        evaluate_first_model(rows[few], good[few], {"worse": worse[few]}, {}),
     ):
         assert not result.promote
         (reason,) = result.reasons
@@ -140,8 +141,22 @@ def test_the_first_model_must_be_better_than_every_baseline(
     rows: pd.DataFrame, good: np.ndarray, worse: np.ndarray
 ) -> None:
     base_rate = np.full(N, rows.label.mean())
-    assert evaluate_first_model(rows, good, {"base_rate": base_rate, "logistic": worse}).promote
-    rejected = evaluate_first_model(rows, worse, {"base_rate": base_rate, "logistic": good})
+    assert evaluate_first_model(rows, good, {"base_rate": base_rate, "logistic": worse}, {}).promote
+    rejected = evaluate_first_model(rows, worse, {"base_rate": base_rate, "logistic": good}, {})
     assert not rejected.promote
     assert rejected.reasons[0].startswith("not better than the logistic baseline")
     assert rejected.evidence["log_loss_against_base_rate"]["high"] < 0
+
+
+def test_the_first_model_may_be_behind_trees_by_the_margin_and_no_more(
+    rows: pd.DataFrame, good: np.ndarray, worse: np.ndarray
+) -> None:
+    base_rate = {"base_rate": np.full(N, rows.label.mean())}
+    slightly = 0.98 * good + 0.02 * good.mean()
+    result = evaluate_first_model(rows, slightly, base_rate, {"lightgbm": good})
+    assert result.promote
+    assert 0 < result.evidence["log_loss_against_lightgbm"]["difference"] < NOT_INFERIOR.margin
+    assert result.reasons[0].endswith("not inferior to lightgbm by 0.005")
+    rejected = evaluate_first_model(rows, worse, base_rate, {"lightgbm": good})
+    assert not rejected.promote
+    assert "probability 0.000 of a log-loss difference below 0.005" in rejected.reasons[0]
