@@ -8,13 +8,16 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from fastapi import FastAPI
+from sqlalchemy import make_url
 
 from ontime.data.timestamps import parse_utc
 from ontime.errors import ModelError, OnlineStoreUnavailable, RegistryUnavailable
@@ -22,6 +25,7 @@ from ontime.features.spec import FeatureSpec
 from ontime.problem import EXAMPLE_AS_OF, EXAMPLE_INSTANCE, FEATURE_SPEC, Instance
 from ontime.settings import Settings
 from ontime.storage.api_keys import SCOPES, ApiKey
+from ontime.storage.prediction_log import PredictionLog
 from serving import sagemaker
 from serving.app import create_app
 from serving.keyring import Caller
@@ -152,7 +156,23 @@ def make_caller(**changes: Any) -> Caller:
 
 
 def fake_settings(data_dir: Path, **changes: Any) -> Settings:
-    return Settings(data_dir=data_dir, **({"champion_poll_s": 0, "shadow": False} | changes))
+    """Settings of a folder that has an empty prediction log."""
+    settings = Settings(data_dir=data_dir, **({"champion_poll_s": 0, "shadow": False} | changes))
+    database = make_url(settings.prediction_db_url).database
+    if database and Path(database).is_relative_to(data_dir) and not Path(database).exists():
+        Path(database).parent.mkdir(parents=True, exist_ok=True)
+        Path(database).write_bytes(empty_log())
+    return settings
+
+
+@cache
+def empty_log() -> bytes:
+    """A migrated database: the migrations took half of the time in which an app starts."""
+    with TemporaryDirectory() as folder:
+        log = PredictionLog(f"sqlite:///{folder}/log.db")
+        log.migrate()
+        log.close()
+        return Path(folder, "log.db").read_bytes()
 
 
 def app_from_environment(factory: Callable[..., FastAPI] = create_app) -> FastAPI:
