@@ -29,7 +29,7 @@ from simulation.weekly_comparison import Week
 Kind = Literal["alert", "retrain", "rejected", "promoted", "rollback"]
 Score = Literal[
     "serving_log_loss", "frozen_log_loss", "serving_gap", "frozen_gap",
-    "serving_cost", "frozen_cost", "always_cost", "never_cost",
+    "serving_cost", "frozen_cost", "lightgbm_cost", "always_cost", "never_cost",
 ]  # fmt: skip
 
 

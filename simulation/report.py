@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from monitoring.performance import costs_per_1000
 from monitoring.retrain_policy import SHADOW_PERIOD
 from monitoring.sequential import LIMITS
 from monitoring.skew import skew
@@ -13,15 +14,17 @@ from ontime.evaluation.bootstrap import compare
 from ontime.evaluation.metrics import log_losses, scores
 from ontime.features.feast_config import open_feature_store
 from ontime.features.historical import build_examples, load_requests
+from ontime.models.baselines import Boosting, fit_lightgbm
 from ontime.problem import FEATURE_SPEC, PREDICTION_INTERVAL, SOURCE_TABLES
 from ontime.registry import model_registry
 from ontime.settings import Settings
 from ontime.storage.decision_log import DecisionLog
 from ontime.storage.prediction_log import PredictionLog
+from pipelines.train import load_split
 from simulation.hindsight import hindsight
 from simulation.progress import Progress
 from simulation.replay_plot import Event, ReplayResult, write_report
-from simulation.weekly_comparison import weekly_comparison
+from simulation.weekly_comparison import cost_of, weekly_comparison
 
 SCORES = ("auc", "pr_auc", "log_loss", "brier", "ece")
 # Codes of the retrain policy's reasons that are performance alerts, also if a guard held them back.
@@ -45,12 +48,14 @@ def measure(settings: Settings, prepared: dict[str, Any], progress: Progress) ->
     frozen_version = trained_at_start(decisions, start) or first_version
     frozen = model_registry.load(settings, frozen_version).predict(served)
     kept = model_registry.load(settings, first_version).predict(served)
+    lightgbm = lightgbm_at_start(settings, start).predict(served)
     known = served.label.notna().to_numpy()
-    labelled, labels = served[known], served[known].label.to_numpy(dtype=bool)
+    labelled = served.assign(frozen=frozen, lightgbm=lightgbm)[known]
+    labels = labelled.label.to_numpy(dtype=bool)
     comparison = compare(labelled, labelled.probability.to_numpy(), frozen[known])
     serving_scores = scores(labels, labelled.probability.to_numpy())
     frozen_scores = scores(labels, frozen[known])
-    weeks = weekly_comparison(served, frozen, pd.Timestamp(start))
+    weeks = weekly_comparison(served, frozen, lightgbm, pd.Timestamp(start))
     events = replay_events(decisions)
     gate_results = hindsight(settings, decisions, served)
     write_report(ReplayResult(weeks, events, comparison), settings.reports_dir)
@@ -99,6 +104,8 @@ def measure(settings: Settings, prepared: dict[str, Any], progress: Progress) ->
             "serving_log_loss": serving_scores["log_loss"],
             "frozen_ece": frozen_scores["ece"],
             "serving_ece": serving_scores["ece"],
+            "cost_per_1000": costs_per_1000(labelled, training["positive_rate"])
+            | {name: cost_of(labelled, name) for name in ("frozen", "lightgbm")},
             "difference": comparison.difference,
             "interval": [comparison.low, comparison.high],
         },
@@ -106,6 +113,12 @@ def measure(settings: Settings, prepared: dict[str, Any], progress: Progress) ->
         "events": events,
         "gate_results": gate_results,
     }
+
+
+def lightgbm_at_start(settings: Settings, start: datetime) -> Boosting:
+    """LightGBM fitted on everything known at the start, as the frozen network is."""
+    split, _ = load_split.fn(settings, start, holdout=False)
+    return fit_lightgbm(split.train, split.validation, FEATURE_SPEC)
 
 
 def trained_at_start(log: DecisionLog, start: datetime) -> str | None:

@@ -1,7 +1,7 @@
-"""Weekly comparison of the served predictions with those of a model frozen at the start.
+"""Weekly comparison of the served predictions with those of models frozen at the start.
 
-The frozen model scores the features that were logged with each prediction, so that the comparison
-is paired: the same instances and inputs, two models.
+The frozen network and LightGBM know the same outcomes. Both score the features that were logged
+with each prediction, so that the comparison is paired: the same instances and inputs.
 """
 
 from datetime import timedelta
@@ -30,18 +30,21 @@ class Week(TypedDict):
     # Per 1,000 labelled predictions, in the problem's unit of cost.
     serving_cost: float | None
     frozen_cost: float | None
+    lightgbm_cost: float | None
     always_cost: float | None  # of deciding positive for every instance
     never_cost: float | None
 
 
-def weekly_comparison(served: pd.DataFrame, frozen: np.ndarray, start: pd.Timestamp) -> list[Week]:
+def weekly_comparison(
+    served: pd.DataFrame, frozen: np.ndarray, lightgbm: np.ndarray, start: pd.Timestamp
+) -> list[Week]:
     """One entry per week after ``start``, each from its start, exclusive, to its end, inclusive.
 
     Args:
         served: one row per prediction, from `PredictionLog.served`; those with a label are scored.
-        frozen: probabilities of the frozen model for the same rows, [n].
+        frozen, lightgbm: probabilities of the frozen models for the same rows, [n].
     """
-    rows = served.assign(frozen=frozen)
+    rows = served.assign(frozen=frozen, lightgbm=lightgbm)
     # A replay covers (start, end], so that its last tick belongs to the week that ends there.
     weeks = rows.groupby(start + -(-(rows.as_of - start) // WEEK) * WEEK - WEEK)
     return [_week(pd.Timestamp(week), group) for week, group in weeks]
@@ -52,7 +55,6 @@ def _week(start: pd.Timestamp, rows: pd.DataFrame) -> Week:
     serving_log_loss, serving_gap = _scores(known, "probability")
     frozen_log_loss, frozen_gap = _scores(known, "frozen")
     costs = costs_per_1000(known, known_rate=0.0)
-    frozen_costs = costs_per_1000(known.assign(probability=known.frozen), known_rate=0.0)
     return Week(
         start=start.isoformat(),
         champion=", ".join(rows.model_version.unique()),
@@ -63,10 +65,16 @@ def _week(start: pd.Timestamp, rows: pd.DataFrame) -> Week:
         serving_gap=serving_gap,
         frozen_gap=frozen_gap,
         serving_cost=costs.get("served"),
-        frozen_cost=frozen_costs.get("served"),
+        frozen_cost=cost_of(known, "frozen"),
+        lightgbm_cost=cost_of(known, "lightgbm"),
         always_cost=costs.get("always"),
         never_cost=costs.get("never"),
     )
+
+
+def cost_of(known: pd.DataFrame, column: str) -> float | None:
+    """Cost per 1,000 labelled rows of the decisions by the probabilities of a column."""
+    return costs_per_1000(known.assign(probability=known[column]), known_rate=0.0).get("served")
 
 
 def _scores(known: pd.DataFrame, column: str) -> tuple[float, float] | tuple[None, None]:

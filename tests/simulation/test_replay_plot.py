@@ -28,6 +28,7 @@ def week(start: str, serving: float | None, frozen: float | None) -> Week:
         frozen_gap=None if frozen is None else -0.06,
         serving_cost=None if serving is None else 450.0,
         frozen_cost=None if frozen is None else 460.0,
+        lightgbm_cost=None if frozen is None else 465.0,
         always_cost=None if serving is None else 700.0,
         never_cost=None if serving is None else 900.0,
     )
