@@ -30,6 +30,7 @@ def instance_page(state: AppState, instance_id: str) -> dict[str, Any]:
 
     Raises:
         HTTPException: 404 if it was never predicted.
+        TooManyRequests: if it must be explained, and too many explanations are computed.
     """
     rows = state.page_data.instance(instance_id)
     if not rows:
@@ -40,7 +41,10 @@ def instance_page(state: AppState, instance_id: str) -> dict[str, Any]:
     if deployed is not None:
         key = (newest["prediction_id"], deployed.version)
         explanations = state.page_data.explanations
-        bars = explanations.get(key, EXPLAINED_S, lambda: _why_logged(deployed, newest))
+        bars = explanations.fresh(key)
+        if bars is None:
+            with state.explaining():
+                bars = explanations.get(key, EXPLAINED_S, lambda: _why_logged(deployed, newest))
     values = newest["values"]
     return {
         "prediction": newest,

@@ -49,6 +49,11 @@ class TimedCache:
     _values: dict[Hashable, tuple[float, Any]] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)  # a page needs its data
 
+    def fresh(self, key: Hashable) -> Any:
+        """The value if it need not be computed, else None; never waits for a computation."""
+        until, value = self._values.get(key, (0.0, None))
+        return value if monotonic() < until else None
+
     def get(self, key: Hashable, seconds: float, compute: Callable[[], Value]) -> Value:
         with self._lock:
             until, kept = self._values.get(key, (0.0, None))

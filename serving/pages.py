@@ -125,8 +125,7 @@ async def events(request: Request) -> Response:
 @routes.get("/instances/{instance_id:path}")
 def instance(instance_id: str, state: AppStateDep) -> HTMLResponse:
     """One instance: why, what the model saw, and what it would say to other inputs."""
-    with state.explaining():
-        content = page_content.instance_page(state, instance_id)
+    content = page_content.instance_page(state, instance_id)
     return _page("instance.html", state, active="board", **content)
 
 

@@ -24,6 +24,7 @@ from ontime.problem import (
 from ontime.settings import ROOT
 from ontime.storage.prediction_log import PredictionLog
 from serving import pages
+from serving.dependencies import MAX_EXPLANATIONS
 from serving.page_data import MAX_STREAMS
 from tests.unit.serving.conftest import OpenApi, state_of
 from tests.unit.serving.page_fakes import (
@@ -146,6 +147,20 @@ def test_the_bars_of_an_instance_add_up_to_its_probability(site: TestClient) -> 
     assert ends[0] + sum(numbers) == pytest.approx(ends[1], abs=0.5 + 0.5 + 0.05 * len(numbers))
     assert ends[1] == round(100 * predicted["probability"])
     assert "version 1" in page
+
+
+def test_a_computed_explanation_is_shown_while_others_are_computed(site: TestClient) -> None:
+    for hours in (0, 24):
+        predict(site, hours)
+    assert site.get(f"/instances/{instance_id(0)}").status_code == 200
+    explanations = state_of(site).explanations
+    for _ in range(MAX_EXPLANATIONS):
+        assert explanations.acquire(blocking=False)
+
+    assert site.get(f"/instances/{instance_id(0)}").status_code == 200
+    assert site.get(f"/instances/{instance_id(24)}").status_code == 429
+    explanations.release()
+    assert site.get(f"/instances/{instance_id(24)}").status_code == 200
 
 
 def test_a_changed_input_changes_the_answer_and_nothing_is_logged(
