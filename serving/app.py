@@ -85,8 +85,6 @@ def outcomes(request: OutcomesRequest, http: Request, state: AppStateDep) -> Out
     """Report labels of predicted instances. The first report of an outcome is kept."""
     log = OutcomeLog(state.log)
     counts = log.record(logged_outcomes(log, request), http.state.caller.client)
-    if counts.accepted:
-        state.metrics.newest_outcome.set(max(o.known_at for o in request.outcomes).timestamp())
     state.metrics.record_outcomes(counts)
     return OutcomesResponse.model_validate(counts)
 

@@ -83,7 +83,7 @@ class Metrics:
         self.age = gauge("feature_age_seconds", "Oldest row of the last request", ["view"])
         # Both on the clock of as_of; their difference is the label delay.
         self.newest_request = gauge("newest_prediction_request_seconds", "Last as_of requested")
-        self.newest_outcome = gauge("newest_outcome_seconds", "Last known_at reported")
+        self.newest_outcome = gauge("newest_outcome_seconds", "Last known_at accepted")
         last_run = "monitoring_last_run_timestamp_seconds"
         self.monitored_at = gauge(last_run, "Time of the last monitoring run")
         self.model_metric = gauge("model_metric", "Value from the last monitoring run", ["metric"])
@@ -110,6 +110,8 @@ class Metrics:
     def record_outcomes(self, counts: OutcomeCounts) -> None:
         for result in ("accepted", "duplicates", "contradictions", "never_predicted"):
             self.outcomes.labels(result).inc(getattr(counts, result))
+        if counts.newest_accepted is not None:
+            self.newest_outcome.set(counts.newest_accepted.timestamp())
 
     def update_monitoring_metrics(self, decision: Mapping[str, Any]) -> None:
         """Publish the evidence of a row of the decision log; NaN replaces a value that is gone."""

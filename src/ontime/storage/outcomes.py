@@ -58,6 +58,7 @@ class OutcomeLog:
             contradictions=len(contradicting),
             never_predicted=len(outcomes) - len(predicted),
             contradicting=[outcome.instance_id for outcome in contradicting],
+            newest_accepted=max((outcome.known_at for outcome in accepted), default=None),
         )
 
     def correct(self, outcome: LoggedOutcome, reporter: str) -> bool:

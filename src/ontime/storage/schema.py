@@ -230,3 +230,4 @@ class OutcomeCounts:
     contradictions: int
     never_predicted: int  # not stored
     contradicting: list[str]  # instance ids
+    newest_accepted: datetime | None  # the latest known_at of those accepted

@@ -14,6 +14,7 @@ from ontime.storage.prediction_log import PredictionLog
 from serving.dependencies import publish_monitoring_metrics
 from tests.unit.serving.conftest import metric, state_of
 from tests.unit.serving.fakes import AS_OF, request_body
+from tests.unit.serving.page_fakes import known_at, outcome_report, prediction_request
 
 LAST_RUN = AS_OF + timedelta(days=14)
 
@@ -94,6 +95,20 @@ def test_the_label_delay_is_between_newest_request_and_newest_outcome(api: TestC
     api.post("/predict", json=request_body())
     api.post("/outcomes", json={"outcomes": [EXAMPLE_OUTCOME]})
 
-    known_at = Outcome.model_validate(EXAMPLE_OUTCOME).known_at
+    newest = Outcome.model_validate(EXAMPLE_OUTCOME).known_at
     assert metric(api, "ontime_newest_prediction_request_seconds") == AS_OF.timestamp()
-    assert metric(api, "ontime_newest_outcome_seconds") == known_at.timestamp()
+    assert metric(api, "ontime_newest_outcome_seconds") == newest.timestamp()
+
+
+def test_an_outcome_that_is_not_accepted_does_not_shorten_the_label_delay(api: TestClient) -> None:
+    for hours in (0, 24):
+        api.post("/predict", json=prediction_request(hours)).raise_for_status()
+    first, second, never_predicted = (outcome_report(hours) for hours in (0, 24, 48))
+    api.post("/outcomes", json=first)
+
+    for report in (never_predicted, first):
+        api.post("/outcomes", json=report).raise_for_status()
+    assert metric(api, "ontime_newest_outcome_seconds") == known_at(0).timestamp()
+    together = {"outcomes": second["outcomes"] + never_predicted["outcomes"]}
+    assert api.post("/outcomes", json=together).json()["accepted"] == 1
+    assert metric(api, "ontime_newest_outcome_seconds") == known_at(24).timestamp()

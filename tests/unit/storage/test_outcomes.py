@@ -38,6 +38,7 @@ def test_the_first_report_is_kept(
 
     assert (counts.accepted, counts.duplicates) == (accepted, duplicates)
     assert (counts.contradictions, len(counts.contradicting)) == (contradictions, contradictions)
+    assert counts.newest_accepted == (outcome(1).known_at if accepted else None)
     assert not served(log).label[0]
     assert log.counts()["outcome_contradictions"] == contradictions
 
