@@ -48,6 +48,7 @@ def response(probabilities: list[float]) -> PredictResponse:
                 uncertainty=0.0,
                 features_missing=[],
                 features_stale=[],
+                features_not_yet_known=[],
                 outside_training=False,
             )
             for i, probability in enumerate(probabilities)

@@ -61,6 +61,8 @@ class Metrics:
         outside = "Predictions at a time that no model was trained for"
         self.outside_training = counter("predictions_outside_training", outside)
         self.stale = counter("features_stale", "Features older than their TTL", ["feature"])
+        later = "Features whose stored value became known after as_of"
+        self.not_yet_known = counter("features_not_yet_known", later, ["feature"])
         self.log_failures = counter("prediction_log_failures", "Requests that were not logged")
         self.store_failures = counter("online_store_failures", "Failed reads of the online store")
         self.outcomes = counter("outcomes", "Outcomes reported", ["result"])
@@ -101,7 +103,11 @@ class Metrics:
 
     def record_predictions(self, version: str, n: int, read: "OnlineRead") -> None:
         self.predictions.labels(version).inc(n)
-        for counter, rows in ((self.missing, read.missing), (self.stale, read.stale)):
+        for counter, rows in (
+            (self.missing, read.missing),
+            (self.stale, read.stale),
+            (self.not_yet_known, read.not_yet_known),
+        ):
             for name, n in Tally(chain.from_iterable(rows)).items():
                 counter.labels(name).inc(n)
         for view, seconds in read.age_seconds.items():

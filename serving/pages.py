@@ -149,8 +149,7 @@ def answer(request: ExplainRequest, state: AppStateDep) -> HTMLResponse:
     values = dict(zip(state.predictor.features.numeric, read.numeric[0].tolist(), strict=True))
     with state.explaining():
         why = page_content.why(deployed, fields, values)
-    unusable = {"missing": read.missing[0], "stale": read.stale[0]}
-    return _page("answer.html", state, why=why, unusable=unusable)
+    return _page("answer.html", state, why=why, read=read)
 
 
 @routes.post("/what-if", responses={404: PROBLEM_RESPONSE, 422: PROBLEM_RESPONSE})

@@ -97,6 +97,7 @@ class Predictor:
             contributions=contributions,
             features_missing=read.missing[0],
             features_stale=read.stale[0],
+            features_not_yet_known=read.not_yet_known[0],
         )
 
     def check(self) -> str:
@@ -210,6 +211,7 @@ class Scored:
                 features=self.read.numeric[i],
                 features_missing=self.read.missing[i],
                 features_stale=self.read.stale[i],
+                features_not_yet_known=self.read.not_yet_known[i],
                 as_of=job.request.as_of,
                 due_at=instance.due_at,
                 predicted_at=self.taken_at,

@@ -74,8 +74,9 @@ class PredictedInstance(BaseModel):
     # probability >= the model's threshold; null in a response logged before decisions were.
     decision: bool | None
     uncertainty: float  # standard deviation of the ensemble members' probabilities
-    features_missing: list[str]
-    features_stale: list[str]
+    features_missing: list[str]  # never stored, or null
+    features_stale: list[str]  # older than the time to live of their view
+    features_not_yet_known: list[str]  # the stored value became known after as_of
     outside_training: bool  # as_of is at a distance that no model was trained for
 
 
@@ -100,7 +101,7 @@ class Contribution(BaseModel):
 
     group: str
     contribution: float
-    inputs: dict[str, float | str | None]  # null where missing or stale
+    inputs: dict[str, float | str | None]  # null where there is no usable value
 
 
 class ExplainResponse(BaseModel):
@@ -112,6 +113,7 @@ class ExplainResponse(BaseModel):
     contributions: list[Contribution]  # largest first
     features_missing: list[str]
     features_stale: list[str]
+    features_not_yet_known: list[str]
 
 
 def _check_known_at(outcome: Outcome) -> Outcome:

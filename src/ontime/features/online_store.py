@@ -28,20 +28,28 @@ from ontime.problem import (
 )
 
 US_PER_S = 1e6
+# View -> features that are computed from its columns.
+DERIVED = {
+    view.name: names
+    for view in VIEWS
+    if (names := [name for name in FEATURE_SPEC.groups[view.name] if name not in view.columns])
+}
 
 
 @dataclass(frozen=True)
 class OnlineRead:
     """Features of n instances, and which of them were unusable.
 
-    A value that was never written, or became known only after the prediction time, is *missing*;
-    one older than its view's TTL then is *stale*. Both are NaN; the model was trained with both.
+    A value that was never written, or is null, is *missing*; one older than its view's TTL at the
+    prediction time is *stale*; one that became known after it is *not yet known*. All are NaN; the
+    model was trained with NaN. A feature that is computed from stored values has their reason.
 
     Attributes:
         fields: request field -> values [n].
         numeric: float32 [n, f], in the order of ``FEATURE_SPEC.numeric``.
         missing: names of the missing features of each instance.
         stale: names of the stale features of each instance.
+        not_yet_known: names of the features of each instance that were not yet known.
         age_seconds: view -> age of the oldest row that was read.
     """
 
@@ -49,6 +57,7 @@ class OnlineRead:
     numeric: np.ndarray
     missing: list[list[str]]
     stale: list[list[str]]
+    not_yet_known: list[list[str]]
     age_seconds: dict[str, float]
 
     @property
@@ -85,26 +94,35 @@ class OnlineFeatures:
         age_seconds: dict[str, float] = {}
         missing: list[list[str]] = [[] for _ in range(n)]
         stale: list[list[str]] = [[] for _ in range(n)]
+        not_yet_known: list[list[str]] = [[] for _ in range(n)]
+        states: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # view -> later [n], expired [n]
         for view in VIEWS:
             table, columns = response.rows[view.name], response.features[view.name]
             age = (as_of_us - table[:, 0]) / US_PER_S  # NaN where there is no row
             # Only the newest row is kept; a prediction in the past must not read it.
-            values = np.where((age >= 0)[:, None], table[:, 1:], np.nan)
-            expired = age > view.ttl.total_seconds()
+            states[view.name] = later, expired = age < 0, age > view.ttl.total_seconds()
+            values = np.where(later[:, None], np.nan, table[:, 1:])
             absent = np.isnan(values)
             if absent.any():
-                _note(missing, absent, columns, view)
+                _note(missing, absent & ~later[:, None], columns, view.helper_columns)
+                _note(not_yet_known, absent & later[:, None], columns, view.helper_columns)
             if expired.any():
-                _note(stale, expired[:, None] & ~absent, columns, view)
+                _note(stale, expired[:, None] & ~absent, columns, view.helper_columns)
                 values[expired] = np.nan
             if (found := ~absent.all(axis=1)).any():
                 age_seconds[view.name] = float(age[found].max())
             stored.update(zip(columns, values.T, strict=True))
         features = stored | request_features({**fields, **stored}, as_of)
+        for name, derived in DERIVED.items():
+            later, expired = states[name]
+            absent = np.isnan([features[each] for each in derived]).T  # [n, derived]
+            _note(missing, absent & ~(later | expired)[:, None], derived)
+            _note(not_yet_known, absent & later[:, None], derived)
+            _note(stale, absent & expired[:, None], derived)
         numeric = np.empty((n, len(FEATURE_SPEC.numeric)), dtype=np.float32)
         for i, name in enumerate(FEATURE_SPEC.numeric):
             numeric[:, i] = features[name]
-        return OnlineRead(fields, numeric, missing, stale, age_seconds)
+        return OnlineRead(fields, numeric, missing, stale, not_yet_known, age_seconds)
 
     def _fetch(self, keys: Mapping[str, np.ndarray]) -> ArrayResponse:
         try:
@@ -120,10 +138,12 @@ class OnlineFeatures:
         return response
 
 
-def _note(notes: list[list[str]], where: np.ndarray, columns: Sequence[str], view: View) -> None:
-    """Add the model's inputs at which ``where`` [n, columns] is true."""
+def _note(
+    notes: list[list[str]], where: np.ndarray, names: Sequence[str], skipped: Sequence[str] = ()
+) -> None:
+    """Add the names at which ``where`` [n, names] is true."""
     for row, column in np.argwhere(where):
-        if (name := columns[column]) not in view.helper_columns:
+        if (name := names[column]) not in skipped:
             notes[row].append(name)
 
 

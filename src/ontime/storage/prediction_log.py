@@ -114,7 +114,7 @@ class PredictionLog:
         """Predictions with since <= as_of < until, each with its outcome if known by `known_by`.
 
         One row per prediction, ordered by as_of and instance: the columns of `predictions`, the
-        request fields, one float32 column per feature (NaN = missing or stale), `label` (boolean,
+        request fields, one float32 column per feature (NaN = no usable value), `label` (boolean,
         NA = not known) and `known_at`. Times are UTC timestamps.
         """
         known = OUTCOMES.c.instance_id == PREDICTIONS.c.instance_id

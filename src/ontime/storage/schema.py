@@ -27,7 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeDecorator
 
-SCHEMA_VERSION = "0003"  # the newest revision in migrations/versions
+SCHEMA_VERSION = "0004"  # the newest revision in migrations/versions
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -64,9 +64,10 @@ PREDICTIONS = Table(
     Column("uncertainty", Double, nullable=False, comment="std of the ensemble members"),
     Column("decision", Boolean, comment="probability >= threshold; null: logged before 0002"),
     Column("instance", JSON, nullable=False, comment="the request fields"),
-    Column("features", JSON, nullable=False, comment="float32 numbers, null = missing or stale"),
+    Column("features", JSON, nullable=False, comment="float32 numbers, null = no usable value"),
     Column("features_missing", JSON, nullable=False, comment="names, never stored"),
     Column("features_stale", JSON, nullable=False, comment="names, older than their view's TTL"),
+    Column("features_not_yet_known", JSON, nullable=False, comment="names, stored after as_of"),
     Column("predicted_at", UtcDateTime, nullable=False, comment="wall clock"),
     Column("as_of", UtcDateTime, nullable=False, comment="prediction time"),
     Column("due_at", UtcDateTime, nullable=False, comment="when the outcome is expected"),
@@ -180,7 +181,7 @@ API_KEYS = Table(
 
 @dataclass(frozen=True)
 class Prediction:
-    """One row of `predictions`; `features` is float32 [f], NaN for a missing or stale feature."""
+    """One row of `predictions`; `features` is float32 [f], NaN where no value is usable."""
 
     request_id: str
     position: int
@@ -196,6 +197,7 @@ class Prediction:
     features: np.ndarray
     features_missing: Sequence[str]
     features_stale: Sequence[str]
+    features_not_yet_known: Sequence[str]
     as_of: datetime
     due_at: datetime
     predicted_at: datetime

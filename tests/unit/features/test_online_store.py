@@ -39,7 +39,7 @@ from tests.conftest import Dataset, read_online, write_online
 REPO = ROOT / "feature_repo"
 AS_OF = parse_utc(EXAMPLE_AS_OF)
 BY_NAME = {view.name: view for view in VIEWS}
-STORED = [name for view in VIEWS for name in view.inputs]
+STORED = {name for view in VIEWS for name in FEATURE_SPEC.groups[view.name]}  # also computed ones
 WIDE = next(view for view in VIEWS if len(view.inputs) > 1)
 
 each_view = pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.name)
@@ -146,16 +146,24 @@ def row(
     return frame.astype({n: t for n, t in types.items() if t not in ("string", "timestamp")})
 
 
-def others(view: View) -> list[str]:
-    return [name for name in STORED if name not in view.inputs]
+def group(view: View) -> set[str]:
+    """The features of a view, also those that are computed from its columns."""
+    return set(FEATURE_SPEC.groups[view.name])
+
+
+def only(names: list[list[str]]) -> set[str]:
+    """The names of the one instance that was read, each of which is listed once."""
+    (found,) = names
+    assert len(set(found)) == len(found)
+    return set(found)
 
 
 def test_without_rows_every_stored_feature_is_missing(read: Callable[..., OnlineRead]) -> None:
     found = read()
-    assert found.missing == [STORED]
-    assert found.stale == [[]]
+    assert only(found.missing) == STORED
+    assert found.stale == found.not_yet_known == [[]]
     assert found.age_seconds == {}
-    assert found.frame[STORED].isna().all(axis=None)
+    assert found.frame[[*STORED]].isna().all(axis=None)
     # Features of the request alone are known.
     of_request = [
         name
@@ -225,14 +233,15 @@ def test_a_row_is_fresh_until_its_ttl_and_stale_one_second_later(
     names = list(view.inputs)
 
     fresh = read(view.ttl)
-    assert fresh.stale == [[]]
-    assert fresh.missing == [others(view)]
+    assert fresh.stale == fresh.not_yet_known == [[]]
+    assert only(fresh.missing) == STORED - group(view)
     assert (fresh.frame[names] == 1).all(axis=None)
     assert fresh.age_seconds == {view.name: view.ttl.total_seconds()}
 
     stale = read(view.ttl + timedelta(seconds=1))
-    assert stale.stale == [names]
-    assert stale.missing == [others(view)]
+    assert only(stale.stale) == group(view)
+    assert only(stale.missing) == STORED - group(view)
+    assert stale.not_yet_known == [[]]
     # With it, the features that are computed from its helper columns.
     assert stale.frame[list(FEATURE_SPEC.groups[view.name])].isna().all(axis=None)
 
@@ -243,9 +252,11 @@ def test_a_row_that_became_known_later_is_not_read(
 ) -> None:
     write_online(store, view, row(view, 1.0, after=timedelta(seconds=1)))
     early = read()
-    assert (early.missing, early.stale, early.age_seconds) == ([STORED], [[]], {})
-    assert early.frame[list(FEATURE_SPEC.groups[view.name])].isna().all(axis=None)
-    assert read(timedelta(seconds=1)).missing == [others(view)]
+    assert (early.stale, early.age_seconds) == ([[]], {})
+    assert only(early.not_yet_known) == group(view)
+    assert only(early.missing) == STORED - group(view)
+    assert early.frame[[*group(view)]].isna().all(axis=None)
+    assert only(read(timedelta(seconds=1)).missing) == STORED - group(view)
 
 
 @each_view
@@ -256,7 +267,7 @@ def test_a_row_of_another_key_is_not_read(
         own = keys_of(example())[key]
         other = {key: own + ("x" if dtype == "string" else 1)}
         write_online(store, view, row(view, 0.5, changes=other))
-    assert read().missing == [STORED]
+    assert only(read().missing) == STORED
 
 
 def test_the_rows_of_one_request_do_not_mix(store: FeatureStore, dataset: Dataset) -> None:

@@ -44,11 +44,12 @@ def request_body(n: int = 1, **changes: Any) -> dict[str, Any]:
 
 @dataclass
 class FakeFeatures:
-    """The signal is the position in the request; `missing` and `stale` hold positions."""
+    """The signal is the position in the request; `missing` and the like hold positions."""
 
     numeric: Sequence[str] = ("signal", "slack")
     missing: frozenset[int] = frozenset()
     stale: frozenset[int] = frozenset()
+    not_yet_known: frozenset[int] = frozenset()
     down: bool = False
     n_reads: int = 0
 
@@ -57,7 +58,7 @@ class FakeFeatures:
             raise OnlineStoreUnavailable("a prediction needs the online store, which failed")
         self.n_reads += 1
         positions = range(len(as_of))
-        unusable = self.missing | self.stale
+        unusable = self.missing | self.stale | self.not_yet_known
         signal = np.array([np.nan if i in unusable else i for i in positions], np.float32)
         numeric = np.stack([signal, np.full(len(as_of), 0.1, np.float32)], axis=1)
         return SimpleNamespace(
@@ -66,6 +67,7 @@ class FakeFeatures:
             numeric=numeric,
             missing=[["signal"] if i in self.missing else [] for i in positions],
             stale=[["signal"] if i in self.stale else [] for i in positions],
+            not_yet_known=[["signal"] if i in self.not_yet_known else [] for i in positions],
             age_seconds={"a_view": 1800.0},
         )
 

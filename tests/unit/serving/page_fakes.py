@@ -37,9 +37,14 @@ class AllFeatures:
         numeric = np.ones((len(as_of), len(self.numeric)), np.float32)
         numeric[:, : self.n_missing] = np.nan
         missing = [list(self.numeric[: self.n_missing]) for _ in as_of]
-        stale: list[list[str]] = [[] for _ in as_of]
+        none: list[list[str]] = [[] for _ in as_of]
         return SimpleNamespace(
-            fields=fields, numeric=numeric, missing=missing, stale=stale, age_seconds={}
+            fields=fields,
+            numeric=numeric,
+            missing=missing,
+            stale=none,
+            not_yet_known=none,
+            age_seconds={},
         )
 
 

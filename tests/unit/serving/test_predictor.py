@@ -45,6 +45,7 @@ def test_predictions_keep_the_order_and_name_unusable_features(
     api: TestClient, features: FakeFeatures
 ) -> None:
     features.missing, features.stale = frozenset({0}), frozenset({2})
+    features.not_yet_known = frozenset({1})
 
     response = api.post("/predict", json=request_body(3))
 
@@ -55,8 +56,10 @@ def test_predictions_keep_the_order_and_name_unusable_features(
     assert [p["uncertainty"] for p in predictions] == [pytest.approx(0.05)] * 3
     assert [p["features_missing"] for p in predictions] == [["signal"], [], []]
     assert [p["features_stale"] for p in predictions] == [[], [], ["signal"]]
+    assert [p["features_not_yet_known"] for p in predictions] == [[], ["signal"], []]
     assert metric(api, 'ontime_features_missing_total{feature="signal"}') == 1
     assert metric(api, 'ontime_features_stale_total{feature="signal"}') == 1
+    assert metric(api, 'ontime_features_not_yet_known_total{feature="signal"}') == 1
     assert metric(api, 'ontime_predictions_total{model_version="1"}') == 3
     assert metric(api, 'ontime_feature_age_seconds{view="a_view"}') == 1800
 
@@ -106,7 +109,7 @@ def test_a_prediction_at_a_time_of_no_training_is_flagged_and_counted(
 def test_a_retry_gets_the_logged_response_without_a_prediction(
     api: TestClient, features: FakeFeatures, registry: FakeRegistry
 ) -> None:
-    features.missing = frozenset({0})
+    features.missing = features.not_yet_known = frozenset({0})
     first = api.post("/predict", json=request_body(), headers=KEY)
     registry.add("2", probability=0.75)
     registry.set_alias("champion", "2")

@@ -39,6 +39,7 @@ def prediction(request_id: str = "r1", position: int = 0, **changes: Any) -> Pre
         "features": np.array([0.1, np.nan, 150], dtype=np.float32),
         "features_missing": ["f2"],
         "features_stale": [],
+        "features_not_yet_known": [],
     }
     return Prediction(request_id=request_id, position=position, **(values | changes))
 
