@@ -157,19 +157,54 @@ def export_table(export: list[Report]) -> str:
 
 
 def stack_table(e2e: Report) -> str:
-    slowest = sorted(e2e["recovery_seconds"].items(), key=lambda item: -item[1])
     forms = {
         "`docker compose up` until a first champion serves, s": "{up_seconds}",
         "rebuild after a change of source, s": "{rebuild_seconds}",
         "image for serving / for everything else, GB": "{ontime-serving_gb} / "
         "{ontime-pipelines_gb}",
-        "killed, s until healthy": ", ".join(f"{name} {seconds}" for name, seconds in slowest),
         "Redis paused / stopped, s until a 503": "{redis_pause_503_seconds} / "
         "{redis_stop_503_seconds}",
         "Postgres paused / stopped, s until a 503": "{postgres_pause_503_seconds} / "
         "{postgres_stop_503_seconds}",
-        "full disk freed, s until the next response": "{disk_freed_to_answer_seconds}",
         "API started without MLflow and S3, s": "{api_restart_without_registry_seconds}",
         "everything killed, s until all is healthy": "{up_after_kill_seconds}",
     }
     return facts("`make e2e`", e2e, forms)
+
+
+def recovery_table(e2e: Report) -> str:
+    """Seconds to recovery per service and fault, the slowest to recover from a kill first."""
+    killed = e2e["recovery_seconds"]
+    rows = [
+        {"service": name, "killed": seconds}
+        | {fault: e2e[f"{fault}_recovery_seconds"].get(name) for fault in ("frozen", "full_disk")}
+        for name, seconds in sorted(killed.items(), key=lambda item: -item[1])
+    ]
+    columns = {
+        "service": "{service}",
+        "killed": "{killed:.1f}",
+        "frozen": "{frozen:.1f}",
+        "disk full": "{full_disk:.1f}",
+    }
+    return table(rows, columns)
+
+
+def attack_table(attack: Report) -> str:
+    values = attack | {
+        "n_failures": len(attack["generated"]["failures"]),
+        "n_malice": len(attack["malice"]),
+        "wrong": sum(not row["right"] for row in attack["malice"]),
+    }
+    forms = {
+        "generated requests, checks of schemathesis that failed": "{generated[requests]:,}, "
+        "{n_failures}",
+        "kinds of hostile requests, answered wrongly": "{n_malice}, {wrong}",
+        "p50 / p99 of a prediction before, ms": "{before[p50_ms]:.1f} / {before[p99_ms]:.1f}",
+        "p50 / p99 of a prediction after, ms": "{after[p50_ms]:.1f} / {after[p99_ms]:.1f}",
+        "memory of two workers before / after, MB": "{before[rss_mb]:,} / {after[rss_mb]:,}",
+        "`kill -9` under load; predictions returned": "{kills[kills]}; {kills[returned]:,}",
+        "of these lost, doubled, different from the log": "{kills[lost]}, {kills[doubled]}, "
+        "{kills[different]}",
+        "all of it, s": "{seconds:,}",
+    }
+    return facts("`make attack`", values, forms)

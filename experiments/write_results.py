@@ -14,6 +14,7 @@ from typing import Any
 from experiments.markdown import Report
 from experiments.policy_tables import policies_section
 from experiments.results_tables import (
+    attack_table,
     backtest_table,
     benchmark_table,
     events_table,
@@ -21,6 +22,7 @@ from experiments.results_tables import (
     models_table,
     months_table,
     readme_table,
+    recovery_table,
     run_table,
     serving_ratios,
     serving_table,
@@ -37,6 +39,7 @@ COMMANDS = {  # report -> the command that writes it
     "serving": "make bench-serving",
     "export": "make export",
     "e2e": "make e2e",
+    "attack": "make attack",
 }
 SECTIONS = {  # optional report -> its heading
     "backtest": "Backtest",
@@ -44,7 +47,9 @@ SECTIONS = {  # optional report -> its heading
     "serving": "Serving",
     "export": "Exported model",
     "e2e": "Stack",
+    "attack": "Attack",
 }
+FACTS = {"export": export_table, "attack": attack_table}  # sections of one table
 PICTURES = ("replay.png", "calibration.png", "serving.png")
 
 
@@ -84,10 +89,15 @@ def results_page(reports: dict[str, Any]) -> str:
                 serving_table(reports[name]),
                 "![Requests per second](images/serving.png)",
             ]
-        else:
+        elif name == "e2e":
             section = [
-                export_table(reports[name]) if name == "export" else stack_table(reports[name])
+                stack_table(reports[name]),
+                "Each service is killed, frozen for seconds, and its disk filled, while clients "
+                "predict. Seconds until it works again:",
+                recovery_table(reports[name]),
             ]
+        else:
+            section = [FACTS[name](reports[name])]
         parts += [f"## {heading}", *section]
     return "\n\n".join(parts) + "\n"
 

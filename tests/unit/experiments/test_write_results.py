@@ -94,8 +94,18 @@ def reports() -> dict[str, Any]:
         "e2e": {
             "up_seconds": 90.1, "rebuild_seconds": 8.0, "ontime-serving_gb": 1.2,
             "ontime-pipelines_gb": 2.3, "recovery_seconds": {"redis": 1.0, "postgres": 2.5},
-            "disk_freed_to_answer_seconds": 1.0, "api_restart_without_registry_seconds": 9.0,
+            "frozen_recovery_seconds": {"redis": 0.2, "postgres": 0.3},
+            "full_disk_recovery_seconds": {"redis": 1.5},
+            "api_restart_without_registry_seconds": 9.0,
             "up_after_kill_seconds": 40.0, **{f"{name}_503_seconds": 2.0 for name in seconds},
+        },
+        "attack": {
+            "before": {"p50_ms": 3.21, "p99_ms": 9.0, "rss_mb": 800},
+            "after": {"p50_ms": 3.3, "p99_ms": 9.1, "rss_mb": 1010},
+            "malice": [{"right": True}, {"right": True}],
+            "generated": {"requests": 10_345, "failures": []},
+            "kills": {"kills": 20, "returned": 3_456, "lost": 0, "doubled": 0, "different": 0},
+            "seconds": 1100,
         },
     }  # fmt: skip
 
@@ -149,7 +159,13 @@ def test_the_page_has_every_table_and_its_pictures(reports_dir: Path, root: Path
         "| scoring arrays, rows/s | 2.00 | 4.00 (LightGBM) | 0.50 |  |",
         "| float32 | 0.50 | 1,000,000 | 1.0e-07 |",
         "| throughput against bare FastAPI, 16 connections | 0.25 |",
-        "| killed, s until healthy | postgres 2.5, redis 1.0 |",
+        "| postgres | 2.5 | 0.3 |  |",
+        "| redis | 1.0 | 0.2 | 1.5 |",
+        "| 10,345, 0 |",
+        "| 2, 0 |",
+        "| memory of two workers before / after, MB | 800 / 1,010 |",
+        "| 20; 3,456 |",
+        "| 0, 0, 0 |",
         "| image for serving / for everything else, GB | 1.2 / 2.3 |",
     ):
         assert text in page, text
@@ -183,7 +199,7 @@ def test_one_of_the_two_benchmarks_of_a_file_may_be_missing(
     assert "Not measured at this revision; `make bench` does." in page
 
 
-@pytest.mark.parametrize("name", ["backtest", "export", "e2e"])
+@pytest.mark.parametrize("name", ["backtest", "export", "e2e", "attack"])
 def test_a_section_without_its_report_names_the_command(
     name: str, reports_dir: Path, root: Path
 ) -> None:
