@@ -203,7 +203,7 @@ class RealMlflow:
 
 
 @pytest.fixture(scope="session")
-def mlflow(postgres: RealPostgres, s3: Server) -> Iterator[RealMlflow]:
+def mlflow(postgres: RealPostgres, s3: Server, folder: Path) -> Iterator[RealMlflow]:
     """The server with the options of docker-compose.yml, on Postgres and S3."""
     port = free_port()
     address = f"http://127.0.0.1:{port}"
@@ -216,12 +216,23 @@ def mlflow(postgres: RealPostgres, s3: Server) -> Iterator[RealMlflow]:
 
     command = [sys.executable, "-W", "ignore", "-m", "mlflow", "server", f"--port={port}"]
     options = ["--workers=1", "--serve-artifacts", "--artifacts-destination=s3://mlflow"]
+    accounts = folder / "accounts.ini"
+    accounts.write_text(
+        f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{folder}/accounts.db\n"
+    )
     env = {
         "MLFLOW_BACKEND_STORE_URI": postgres.url("mlflow"),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_AUTH_CONFIG_PATH": str(accounts),
+        "MLFLOW_AUTH_ADMIN_USERNAME": "admin",
+        "MLFLOW_AUTH_ADMIN_PASSWORD": "a-test-password",
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": "a-test-secret",
     }
-    hosts = "--allowed-hosts=127.0.0.1:*"
-    server = Server([*command, *options, hosts], responds, s3.env | env)
+    options += ["--app-name=basic-auth", "--allowed-hosts=127.0.0.1:*"]
+    server = Server([*command, *options], responds, s3.env | env)
     server.start()
-    yield RealMlflow(server, address)
+    with pytest.MonkeyPatch.context() as client:
+        client.setenv("MLFLOW_TRACKING_USERNAME", env["MLFLOW_AUTH_ADMIN_USERNAME"])
+        client.setenv("MLFLOW_TRACKING_PASSWORD", env["MLFLOW_AUTH_ADMIN_PASSWORD"])
+        yield RealMlflow(server, address)
     server.kill()

@@ -87,6 +87,19 @@ def test_a_host_name_that_is_not_the_servers_is_rejected(mlflow: RealMlflow) -> 
     assert httpx.get(url, headers={"Host": "evil"}).status_code == 403
 
 
+def test_without_the_password_nothing_can_be_read(
+    settings: Settings, version: str, mlflow: RealMlflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in ("api/2.0/mlflow/registered-models/search", "ajax-api/2.0/mlflow/users/get", ""):
+        assert httpx.get(f"{mlflow.address}/{path}").status_code == 401, path
+    artifacts = f"{mlflow.address}/api/2.0/mlflow-artifacts/artifacts"
+    assert httpx.get(artifacts).status_code == 401
+    assert httpx.put(f"{artifacts}/x", content=b"x").status_code == 401
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "another")
+    with pytest.raises(RegistryUnavailable):
+        registry.resolve(settings, registry.CHALLENGER)
+
+
 def test_without_the_server_the_cached_copy_loads_and_a_sync_fails_in_time(
     settings: Settings, version: str, mlflow: RealMlflow, model: TrainedModel, tmp_path: Path
 ) -> None:

@@ -64,6 +64,7 @@ def test_no_pod_runs_as_root_or_writes_to_its_image(
         for container in pod["containers"]:
             assert container["securityContext"]["readOnlyRootFilesystem"]
             assert not container["securityContext"]["allowPrivilegeEscalation"]
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
             assert container["resources"]["limits"]["memory"]
             assert ":" in container["image"], "pinned by kustomization.yaml"
 
