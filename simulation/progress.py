@@ -5,6 +5,7 @@ import math
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 
@@ -34,6 +35,11 @@ class Progress:
     champion: str = ""
     first_prediction_at: float | None = None  # Unix time
     seconds: float = 0.0
+
+    @classmethod
+    def begin(cls, start: datetime, end: datetime) -> "Progress":
+        """A new replay. Its idempotency keys are random, so that nobody can use one before it."""
+        return cls(uuid4().hex, start.isoformat(), end.isoformat(), start.isoformat())
 
     @classmethod
     def load(cls, path: Path) -> "Progress | None":

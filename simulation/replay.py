@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from time import monotonic, perf_counter, sleep
 from typing import Any
-from uuid import uuid4
 
 import httpx
 import pandas as pd
@@ -203,8 +202,8 @@ def replay(start: datetime = DEMO_START, end: datetime = DEMO_END) -> Progress:
     path = progress_file(settings)
     progress = Progress.load(path)
     if progress is None or not progress.covers(start, end):
-        progress = Progress(uuid4().hex, start.isoformat(), end.isoformat(), start.isoformat())
-        progress.save(path)  # its random keys, before the first request under them
+        progress = Progress.begin(start, end)
+        progress.save(path)  # its keys, before the first request under them
     done = datetime.fromisoformat(progress.last_tick)
     if done > start:
         print(f"continues after {progress.last_tick}")

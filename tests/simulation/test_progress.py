@@ -1,6 +1,7 @@
 """The progress file of a replay."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,13 @@ import pytest
 from simulation.progress import Progress
 
 PROGRESS = Progress("run", "2024-05-01T00:00:00", "2024-06-01T00:00:00", "2024-05-02T00:00:00")
+
+
+def test_no_two_replays_have_the_same_keys() -> None:
+    start = datetime(2024, 5, 1, tzinfo=UTC)
+    runs = {Progress.begin(start, start).run for _ in range(100)}
+    assert len(runs) == 100
+    assert all(len(run) == 32 for run in runs)
 
 
 def test_what_was_saved_is_loaded(tmp_path: Path) -> None:

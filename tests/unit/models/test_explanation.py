@@ -7,6 +7,7 @@ import torch
 from captum.attr import ShapleyValues
 
 from ontime.features.spec import FeatureSpec
+from ontime.models import explanation
 from ontime.models.explanation import ExplanationError, contributions, input_groups
 from ontime.models.serialization import TrainedModel
 from tests.unit.models.synthetic import synthetic_rows
@@ -39,6 +40,26 @@ def test_contributions_are_those_of_captum(model: TrainedModel) -> None:
         expected = ShapleyValues(predict).attribute(torch.ones(1, 4))[0].tolist()
         _, parts = contributions(model, frame.iloc[[i]])
         assert list(parts.values()) == pytest.approx(expected, abs=1e-5)
+
+
+def test_coalitions_are_evaluated_in_batches_of_bounded_size(
+    model: TrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame, sizes = synthetic_rows(1, seed=5), []
+    expected = contributions(model, frame)
+    evaluate = model.network.member_probabilities
+
+    def record(numeric: torch.Tensor, categories: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(numeric))
+        return evaluate(numeric, categories)
+
+    monkeypatch.setattr(model.network, "member_probabilities", record)
+    monkeypatch.setattr(explanation, "PREDICT_BATCH", 6)
+    reference, parts = contributions(model, frame)
+
+    assert sizes == [6, 6, 4]
+    assert reference == pytest.approx(expected[0], abs=1e-6)
+    assert parts == pytest.approx(expected[1], abs=1e-6)
 
 
 def test_a_missing_group_contributes_nothing(model: TrainedModel) -> None:

@@ -4,10 +4,11 @@ import json
 from typing import Any
 
 import pytest
+from sqlalchemy import create_engine
 from starlette.testclient import TestClient
 
-from tests.unit.serving.conftest import OpenApi
-from tests.unit.serving.fakes import FakeFeatures, FakeModel, request_body
+from tests.unit.serving.conftest import OpenApi, state_of
+from tests.unit.serving.fakes import FakeFeatures, FakeModel, FakeRegistry, request_body
 
 
 def post_text(api: TestClient, body: str) -> dict[str, Any]:
@@ -39,6 +40,31 @@ def test_every_error_has_the_same_shape(open_api: OpenApi, features: FakeFeature
         (500, "/problems/internal-error", "Internal error"),
     ]
     assert all(problem["detail"] for problem in problems)
+
+
+def test_the_advice_names_the_part_that_failed_and_no_other(
+    open_api: OpenApi,
+    features: FakeFeatures,
+    registry: FakeRegistry,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parts = {"online store": "online", "database": "prediction log", "registry": "registry"}
+    api = open_api()
+
+    def problem(path: str) -> dict[str, Any]:
+        response = api.post(path, json=request_body() if path == "/predict" else None)
+        assert response.status_code == 503
+        return dict(response.json())
+
+    features.down = True
+    problems = {"online store": problem("/predict")}
+    features.down, registry.down = False, True
+    problems["registry"] = problem("/model/reload")
+    monkeypatch.setattr(state_of(api).log, "engine", create_engine("sqlite:////nowhere/at/all.db"))
+    problems["database"] = problem("/predict")
+    for failed, found in problems.items():
+        assert parts[failed] in found["detail"]
+        assert [part for part in parts if part in found["hint"]] == [failed]
 
 
 @pytest.mark.parametrize(
