@@ -28,6 +28,14 @@ PORTS = ("API", "MLFLOW", "PREFECT", "EVIDENTLY", "PROMETHEUS", "GRAFANA")
 UP_WITHIN_S = 900.0  # ends a run that hangs; the aim is 180 on two idle cores
 # The key of docker-compose.yml, with which a development API knows the client `local`.
 AUTHENTICATED = {"Authorization": f"Bearer {DEVELOPMENT_SECRET}"}
+ADMIN = ("admin", DEVELOPMENT_SECRET)  # of MLflow and Prefect
+# Timeouts of a request: Redis 2 s to connect and 2 s to read; Postgres 5 s to connect, once to look
+# up the key and once to write the rows.
+REDIS_BOUND_S, POSTGRES_BOUND_S = 8.0, 15.0
+# Volume of a service in `disks.yml`; the other services write to /tmp only.
+DISKS = {name: name for name in ("redis", "s3", "api", "prometheus", "grafana")}
+DISKS |= {"worker": "var", "evidently": "var"}
+FILL = "dd if=/dev/zero of={0}/filler bs=1M 2>/dev/null; cat /dev/zero >> {0}/filler"
 REVISION = "the-commit-under-test"
 REPORT = ROOT / "var" / "reports" / "e2e.json"
 # A part of the demo: three challengers are evaluated, and one is left in shadow.
@@ -86,6 +94,73 @@ class Stack:
         wait_until(back, 120, f"{service} healthy again")
         return time.monotonic() - began
 
+    def works(self, service: str) -> bool:
+        """True if its health check succeeds, and what it is for: predicting, writing, sampling."""
+        kind, *check = self.state(service)["Config"]["Healthcheck"]["Test"]
+        check = check if kind == "CMD" else ["sh", "-c", *check]
+        try:
+            return self._succeeds(service, *check) and self._does_its_work(service)
+        except httpx.HTTPError:
+            return False
+
+    def _does_its_work(self, service: str) -> bool:
+        if service in ("api", "postgres"):
+            return self.predict(f"{service}-{time.time()}").is_success
+        if service == "redis":  # 8 KB: the last page of its file may have space for less
+            write = "head -c 8192 /dev/zero | tr '\\0' x | redis-cli -x set probe | grep -q OK"
+            written = self._succeeds(service, "sh", "-c", write)
+            return written and self.predict(f"redis-{time.time()}").is_success
+        if service in ("mlflow", "s3"):
+            url = f"{self.url('MLFLOW')}/api/2.0/mlflow-artifacts/artifacts/probe"
+            return httpx.put(url, content=bytes(100_000), auth=ADMIN, timeout=30).is_success
+        if service == "prefect":
+            flow = {"name": "probe"}
+            url = f"{self.url('PREFECT')}/api/flows/"
+            return httpx.post(url, json=flow, auth=ADMIN, timeout=30).is_success
+        if service == "worker":
+            write = "head -c 100000 /dev/zero > var/probe && rm var/probe"
+            return self._succeeds(service, "sh", "-c", write)
+        if service == "prometheus":
+            return bool(self.query('time() - timestamp(up{job="api"}) < 10'))  # two scrapes
+        return True
+
+    def _succeeds(self, service: str, *command: str) -> bool:
+        done = ["docker", "exec", self.state(service)["Id"], *command]
+        return subprocess.run(done, check=False, capture_output=True).returncode == 0
+
+    def recovery(self, service: str, within_s: float) -> float:
+        """Seconds from now until a service works."""
+        began = time.monotonic()
+        wait_until(lambda: self.works(service), within_s, f"{service} works again")
+        return time.monotonic() - began
+
+    def fill_disk(self, service: str) -> None:
+        self._on_disk(service, FILL)
+
+    def free_disk(self, service: str) -> None:
+        self._on_disk(service, "rm {0}/filler")
+
+    def _on_disk(self, service: str, script: str) -> None:
+        container, folder = self.state(service)["Id"], "/tmp"  # noqa: S108 - in a container
+        if service in DISKS:
+            container, folder = self.disks, f"/disks/{DISKS[service]}"
+        command = ["docker", "exec", container, "sh", "-c", script.format(folder)]
+        subprocess.run(command, check=False, capture_output=True)
+
+    @property
+    def disks(self) -> str:
+        """The container that holds all disks of `disks.yml`."""
+        return f"{self.env['COMPOSE_PROJECT_NAME']}-disks"
+
+    def hold_disks(self) -> None:
+        """Start the container that holds the disks."""
+        project = self.env["COMPOSE_PROJECT_NAME"]
+        names = sorted(set(DISKS.values()))
+        mounts = [word for name in names for word in ("-v", f"{project}_{name}:/disks/{name}")]
+        command = ["docker", "run", "--detach", "--rm", "--init", "--user=0", "--name", self.disks]
+        run = [*command, *mounts, "ontime-serving", "sleep", "infinity"]
+        subprocess.run(run, check=True, capture_output=True)
+
     def predict(self, key: str, timeout: float = 30) -> httpx.Response:
         headers = {"Idempotency-Key": key} | AUTHENTICATED
         return httpx.post(
@@ -111,6 +186,12 @@ class Stack:
 
     def fires(self, alert: str) -> bool:
         return bool(self.query(ALERTS[alert]))
+
+
+def assert_logged_once(stack: Stack, keys: list[str]) -> None:
+    rows = stack.sql("SELECT request_id, count(*) FROM predictions GROUP BY request_id")
+    counts = dict(rows)
+    assert {key: counts.get(f"local:{key}") for key in keys} == dict.fromkeys(keys, "1")
 
 
 RULES = yaml.safe_load((ROOT / "infra/prometheus/alerts.yml").read_text())
@@ -193,6 +274,7 @@ def rows() -> pd.DataFrame:
 def stack(rows: pd.DataFrame) -> Iterator[Stack]:
     ports = {f"{name}_PORT": str(free_port()) for name in PORTS}
     names = {"COMPOSE_PROJECT_NAME": "ontime-e2e", "CODE_REVISION": REVISION}
+    names |= {"COMPOSE_FILE": "docker-compose.yml:tests/e2e/disks.yml"}
     request = prediction_request(rows, DEMO_START)
     request["instances"] = request["instances"][:1]
     stack = Stack(names | ports | {"REPLAY_END": f"{REPLAY_END:%Y-%m-%d}"}, request)
@@ -200,6 +282,8 @@ def stack(rows: pd.DataFrame) -> Iterator[Stack]:
     stack.compose("build")
     stack.measured["build_seconds"] = round(time.monotonic() - began, 1)
     try:
+        stack.compose("create")
+        stack.hold_disks()
         began = time.monotonic()
         stack.compose("up", "--wait", f"--wait-timeout={UP_WITHIN_S:.0f}")
         stack.measured["up_seconds"] = round(time.monotonic() - began, 1)
@@ -209,4 +293,5 @@ def stack(rows: pd.DataFrame) -> Iterator[Stack]:
         REPORT.write_text(json.dumps(stack.measured, indent=1))
         logs = stack.compose("--profile=replay", "logs", "--no-color", check=False)
         REPORT.with_suffix(".log").write_text(logs)
+        subprocess.run(["docker", "rm", "--force", stack.disks], check=False, capture_output=True)
         stack.compose("--profile=replay", "down", "--volumes", "--remove-orphans", check=False)

@@ -1,4 +1,4 @@
-"""The running stack: a prediction, faults under traffic, the closed loop, a kill of everything.
+"""The running stack: a prediction, lost databases, the closed loop, a kill of everything.
 
     make e2e
 
@@ -20,26 +20,24 @@ import pytest
 
 from monitoring.retrain_policy import SHADOW_PERIOD
 from ontime.problem import DEMO_START, outcome_of
-from ontime.settings import ROOT
+from ontime.settings import DEVELOPMENT_SECRET, ROOT
 from tests.e2e.conftest import (
+    ADMIN,
     ALERTS,
     AUTHENTICATED,
+    POSTGRES_BOUND_S,
+    REDIS_BOUND_S,
     REPLAY_END,
     REVISION,
     RULES,
     Stack,
+    assert_logged_once,
     prediction_request,
     traffic,
     wait_until,
 )
 
 pytestmark = pytest.mark.e2e
-
-# Timeouts of a request: Redis 2 s to connect and 2 s to read; Postgres 5 s to connect, once to look
-# up the key and once to write the rows.
-REDIS_BOUND_S, POSTGRES_BOUND_S = 8.0, 15.0
-NEEDED = ("api", "redis", "postgres")  # to predict
-OTHERS = ("mlflow", "s3", "prefect", "worker", "evidently", "prometheus", "grafana")
 
 
 def served_version(stack: Stack) -> str:
@@ -48,12 +46,6 @@ def served_version(stack: Stack) -> str:
 
 def n_predictions(stack: Stack) -> int:
     return int(stack.sql("SELECT count(*) FROM predictions")[0][0])
-
-
-def assert_logged_once(stack: Stack, keys: list[str]) -> None:
-    rows = stack.sql("SELECT request_id, count(*) FROM predictions GROUP BY request_id")
-    counts = dict(rows)
-    assert {key: counts.get(f"local:{key}") for key in keys} == dict.fromkeys(keys, "1")
 
 
 def test_it_is_ready_and_a_prediction_is_logged(stack: Stack) -> None:
@@ -88,8 +80,9 @@ def test_a_line_of_the_log_and_a_row_of_the_table_share_their_id(stack: Stack) -
 def test_the_run_of_the_champion_names_the_commit_of_the_image(stack: Stack) -> None:
     api = f"{stack.url('MLFLOW')}/api/2.0/mlflow"
     named = {"name": "ontime", "alias": "champion"}
-    version = httpx.get(f"{api}/registered-models/alias", params=named).json()["model_version"]
-    run = httpx.get(f"{api}/runs/get", params={"run_id": version["run_id"]}).json()["run"]
+    found = httpx.get(f"{api}/registered-models/alias", params=named, auth=ADMIN).json()
+    run_id = {"run_id": found["model_version"]["run_id"]}
+    run = httpx.get(f"{api}/runs/get", params=run_id, auth=ADMIN).json()["run"]
     tags = {tag["key"]: tag["value"] for tag in run["data"]["tags"]}
     assert tags["code_revision"] == REVISION
 
@@ -102,8 +95,24 @@ def test_every_user_interface_responds(stack: Stack) -> None:
         "EVIDENTLY": "/",
         "GRAFANA": "/api/health",
     }
-    statuses = {part: httpx.get(stack.url(part) + page).status_code for part, page in pages.items()}
+    statuses = {
+        part: httpx.get(stack.url(part) + page, auth=ADMIN).status_code
+        for part, page in pages.items()
+    }
     assert statuses == dict.fromkeys(pages, 200)
+
+
+def test_mlflow_and_prefect_ask_for_the_password(stack: Stack) -> None:
+    for part, path in (("MLFLOW", "/"), ("PREFECT", "/api/admin/version")):
+        assert httpx.get(stack.url(part) + path).status_code == 401
+        assert httpx.get(stack.url(part) + path, auth=ADMIN).status_code == 200
+
+
+def test_no_process_has_a_password_as_an_argument(stack: Stack) -> None:
+    arguments = "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"
+    for service in stack.compose("ps", "--services").split():
+        found = stack.compose("exec", "-T", service, "sh", "-c", arguments)
+        assert found.strip() and DEVELOPMENT_SECRET not in found, service
 
 
 def test_the_serving_image_holds_nothing_that_trains_or_schedules(stack: Stack) -> None:
@@ -113,25 +122,6 @@ def test_the_serving_image_holds_nothing_that_trains_or_schedules(stack: Stack) 
     assert stack.compose("exec", "-T", "api", "id", "-u").strip() == "10001"
     written = stack.compose("exec", "-T", "api", "sh", "-c", "touch /app/x", check=False)
     assert written == ""
-
-
-@pytest.mark.parametrize("service", OTHERS)
-def test_no_request_fails_by_a_crash_of(stack: Stack, service: str) -> None:
-    with traffic(stack, f"without-{service}") as clients:
-        recovery = stack.crash(service)
-    stack.measured.setdefault("recovery_seconds", {})[service] = round(recovery, 1)
-    assert set(clients.statuses) == {200}
-    assert_logged_once(stack, clients.succeeded)
-
-
-@pytest.mark.parametrize("service", NEEDED)
-def test_no_prediction_is_lost_or_doubled_by_a_crash_of(stack: Stack, service: str) -> None:
-    with traffic(stack, f"without-{service}") as clients:
-        recovery = stack.crash(service)
-    stack.measured.setdefault("recovery_seconds", {})[service] = round(recovery, 1)
-    assert set(clients.statuses) <= {200, 503, 0}
-    assert max(clients.seconds) < POSTGRES_BOUND_S
-    assert_logged_once(stack, clients.succeeded)
 
 
 def test_without_redis_the_response_is_a_503_in_time(stack: Stack) -> None:
@@ -225,7 +215,9 @@ def test_a_full_disk_is_reported_and_loses_nothing(stack: Stack, rows: pd.DataFr
         stack.in_postgres("rm /dev/shm/filler")
         began = time.monotonic()
         wait_until(lambda: stack.predict("disk-has-space").status_code == 200, 30, "responses")
-        stack.measured["disk_freed_to_answer_seconds"] = round(time.monotonic() - began, 2)
+        freed = round(time.monotonic() - began, 2)
+        stack.measured["disk_freed_to_answer_seconds"] = freed
+        stack.measured.setdefault("full_disk_recovery_seconds", {})["postgres"] = freed
     for failure in failures:
         assert failure.status_code == 503
         problem = failure.json()
@@ -378,7 +370,7 @@ def test_the_other_alerts_fire_after_their_time_and_not_before(
 
 def test_monitoring_by_the_wall_clock_is_off_by_default(stack: Stack) -> None:
     url = f"{stack.url('PREFECT')}/api/deployments/name/monitor/ontime"
-    (schedule,) = httpx.get(url).raise_for_status().json()["schedules"]
+    (schedule,) = httpx.get(url, auth=ADMIN).raise_for_status().json()["schedules"]
     assert schedule["active"] is False
 
 

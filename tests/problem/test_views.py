@@ -6,6 +6,7 @@ whole minutes in 64 bits and round once, to 32.
 """
 
 import random
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 from ontime.features.spec import View
 from ontime.problem import LOCAL_ZONE, VIEWS
 from ontime.problem.source import source_dir
+from ontime.settings import ROOT
 from tests.conftest import Dataset
 
 HOUR, DAY = pd.Timedelta(hours=1), pd.Timedelta(days=1)
@@ -381,3 +383,12 @@ def test_a_live_state_has_every_hour_from_its_first_to_the_end(dataset: Dataset,
     spans = dataset.rows(name).groupby(keys).event_timestamp.agg(["min", "max", "size"])
     assert (spans["max"] == dataset.until).all()
     assert (spans["size"] == (spans["max"] - spans["min"]) / HOUR + 1).all()
+    assert BY_NAME[name].ttl == 2 * HOUR, "an update that is an hour late marks it as stale"
+
+
+def test_the_security_page_states_how_long_the_rows_of_each_view_are_used() -> None:
+    text = (ROOT / "docs" / "security.md").read_text()
+    stated: dict[str, pd.Timedelta] = {}
+    for names, period in re.findall(r"^\| (`.+`) \|.+\| (\d+ (?:hours|days))", text, re.MULTILINE):
+        stated |= dict.fromkeys(re.findall(r"`(\w+)`", names), pd.Timedelta(period))
+    assert stated == {view.name: view.ttl for view in VIEWS}

@@ -45,7 +45,8 @@ DELAY: Range = (-120, 2000)  # minutes; the year's extremes are -86 and 1301
 MINUTES: Range = (0, 2000)
 LOG_DELAY: Range = (-3, 6)  # of -120 and 2000 minutes: -2.6 and 5.3
 SPREAD: Range = (0, 4)  # of log delays, half of their range
-HOURLY_TTL = timedelta(hours=3)
+# One period until the next row, and one for the flow that writes it; docs/security.md lists them.
+HOURLY_TTL = timedelta(hours=2)
 DAILY_TTL = timedelta(days=2)
 
 VIEWS = (
