@@ -3,9 +3,10 @@
     python -m experiments.benchmark [--times 1 3 10]
 
 `benchmark_models`: training against an ordinary PyTorch loop and LightGBM, scoring against
-LightGBM. `benchmark_data`: feature tables and historical join against plain DuckDB. Each part runs
-in its own process, so that its peak memory is its own. This process imports neither pandas nor
-torch: a process starts with the peak memory of its parent. Results: ``bench.json``.
+LightGBM, a retrain and a forward pass against their limits. `benchmark_data`: feature tables and
+historical join against plain DuckDB. Each part runs in its own process, so that its peak memory is
+its own. This process imports neither pandas nor torch: a process starts with the peak memory of its
+parent. Results: ``bench.json``.
 """
 
 import argparse
@@ -21,6 +22,8 @@ from typing import Any
 from ontime.settings import ROOT, Settings
 
 MAX_GB = 8.0
+MAX_RETRAIN_S = 60.0
+MAX_FORWARD_MS = {"1": 1.0, "100": 4.0}  # rows -> of one forward pass
 DATA_PARTS = ("features", "plain features", "join", "chained join", "narrow join")
 JOINS = DATA_PARTS[2:]
 Results = dict[str, Any]
@@ -86,6 +89,13 @@ def ratios(report: Results) -> list[Results]:
         ratio("to LightGBM's log-loss, s", reached, "LightGBM", boosted, at_most=1),
         ratio("scoring a frame, rows/s", frame, "LightGBM", lightgbm_frame, at_least=10),
         ratio("scoring arrays, rows/s", array, "LightGBM", lightgbm_array),
+    ]
+    retrain, forward = report["retraining"], scoring["forward_ms"]
+    what = f"retrain on {retrain['rows']:,} rows, s"
+    rows.append(ratio(what, retrain["seconds"], "limit", MAX_RETRAIN_S, at_most=1))
+    rows += [
+        ratio(f"forward pass, rows: {n}, ms", forward[n], "limit", limit, at_most=1)
+        for n, limit in MAX_FORWARD_MS.items()
     ]
     for row in data:
         seconds = {part: row[part]["seconds"] for part in DATA_PARTS}

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.benchmark import DATA_PARTS, JOINS, ratio, run_part
+from experiments.benchmark import DATA_PARTS, JOINS, ratio, ratios, run_part
 from experiments.benchmark_data import PARTS, REPETITION, joined, repeat_tables
-from experiments.benchmark_models import log_loss, scoring, training
+from experiments.benchmark_models import log_loss, retraining, scoring, training
 from ontime.data.splits import split_by_time
 from ontime.data.tables import read_tables
 from ontime.models.trainer import TrainConfig
@@ -85,6 +85,15 @@ def test_the_ordinary_loop_reaches_the_trainers_loss_and_both_are_scored(
     assert reached is None or results["teachers_seconds"] < reached <= results["seconds"]
     scored = scoring(model, boosting, split.test[:2000])
     assert scored["rows"] == len(split.test[:2000]) and scored["trees"] > 1
+    retrained = retraining(split.train, TrainConfig(epochs=1, batch_size=batch_size))
+    assert retrained["rows"] == len(split.train) and retrained["seconds"] > 0
+    one, hundred = (scored["forward_ms"][n] for n in ("1", "100"))
+    assert min(one, hundred) > 0
+    data = {part: {"seconds": 1.0, "peak_gb": 1.0} for part in DATA_PARTS}
+    report = {"training": results, "retraining": retrained, "scoring": scored}
+    rows = {row["what"]: row for row in ratios(report | {"data": [{"times": 1} | data]})}
+    assert rows[f"retrain on {len(split.train):,} rows, s"]["ours"] == retrained["seconds"]
+    assert [rows[f"forward pass, rows: {n}, ms"]["ours"] for n in (1, 100)] == [one, hundred]
 
 
 def test_a_ratio_says_whether_it_keeps_its_limit() -> None:
