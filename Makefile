@@ -95,7 +95,7 @@ replay: $(STAMP) ## the demo from START to END, any part of the data
 policies: $(STAMP) ## retraining policies on the same requests: schedule, gate, alerts (half an hour)
 	$(PY) -m experiments.policies $(call option,END,end)
 
-backtest: $(STAMP) ## every model on every month, trained on all months before (some minutes)
+backtest: $(STAMP) ## every model on every month, trained on all months before (half an hour)
 	$(PY) -m experiments.backtest
 
 tune: $(STAMP) ## TRIALS trials of MODEL (network, lightgbm); writes the best hyperparameters

@@ -1,5 +1,7 @@
 """Markdown tables of the results page, each from one report."""
 
+import re
+
 from experiments.markdown import DIFFERENCE, Report, facts, table
 from experiments.policy_tables import DEFAULT, FROZEN, REFERENCE
 from ontime.problem import INSTANCES
@@ -11,6 +13,7 @@ SCORES = {
     "Brier": "{brier:.4f}",
     "ECE": "{ece:.4f}",
 }
+STRONGEST = "lightgbm_aggregates"  # refitted with the last week, bagged, with every input
 
 
 def readme_table(demo: Report, policies: Report) -> str:
@@ -69,31 +72,54 @@ def models_table(demo: Report) -> str:
     return table(rows, {"model": "{model}"} | SCORES)
 
 
-def backtest_table(backtest: Report) -> str:
-    """Every model on all months together."""
-    rows = [row for row in backtest["rows"] if row["month"] == "all"]
-    ece = {"ECE": "{ece:.4f} [{ece_low:.4f}, {ece_high:.4f}]"}
-    return table(rows, {"model": "{model}"} | SCORES | ece | {"network minus it": DIFFERENCE})
+def backtest_table(backtest: Report, period: str) -> str:
+    """Every model on a month, or on one of the periods "choice", "holdout" and "all"."""
+    rows = [
+        row | {"lowest": min(row["log_loss_of_seeds"]), "highest": max(row["log_loss_of_seeds"])}
+        for row in backtest["rows"]
+        if row["month"] == period
+    ]
+    columns = {
+        "ECE": "{ece:.4f} [{ece_low:.4f}, {ece_high:.4f}]",
+        "log-loss of the seeds": "{lowest:.4f} to {highest:.4f}",
+        "network minus it": DIFFERENCE,
+    }
+    return table(rows, {"model": "{model}"} | SCORES | columns)
 
 
 def months_table(backtest: Report) -> str:
-    """The network, its teachers and LightGBM per month, and on the holdout months together."""
+    """The network and its strongest competitors, per month and on the periods of several months."""
+    shown = ("network", "teachers", "lightgbm")
     log_loss = {(row["month"], row["model"]): row["log_loss"] for row in backtest["rows"]}
     rows = [
-        row | {model: log_loss[row["month"], model] for model in ("network", "teachers")}
+        row | {model: log_loss[row["month"], model] for model in shown}
         for row in backtest["rows"]
-        if row["model"] == "lightgbm" and row["month"] != "all"
+        if row["model"] == STRONGEST and row["month"] != "all"
     ]
     columns = {
         "month": "{month}",
         INSTANCES: "{n:,.0f}",
         "positive rate": "{positive_rate:.3f}",
-        "network": "{network:.4f}",
-        "teachers": "{teachers:.4f}",
-        "lightgbm": "{log_loss:.4f}",
-        "network minus lightgbm": DIFFERENCE,
+        **{model: f"{{{model}:.4f}}" for model in shown},
+        STRONGEST: "{log_loss:.4f}",
+        f"network minus {STRONGEST}": DIFFERENCE,
     }
     return table(rows, columns)
+
+
+def slices_table(backtest: Report) -> str:
+    """The network against two LightGBMs within each slice of all months."""
+    of_slice: dict[tuple[str, str], dict[str, Report]] = {}
+    for row in backtest["slices"]:
+        of_slice.setdefault((row["slice"], row["value"]), {})[row["model"]] = row
+    columns = {
+        "slice": "{network[slice]}: {network[value]}",
+        INSTANCES: "{network[n]:,.0f}",
+        "network": "{network[log_loss]:.4f}",
+    }
+    for model in ("lightgbm", STRONGEST):
+        columns[f"network minus {model}"] = re.sub("{(\\w+)", rf"{{{model}[\1]", DIFFERENCE)
+    return table(of_slice.values(), columns)
 
 
 def benchmark_table(bench: Report) -> str:

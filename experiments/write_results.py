@@ -26,6 +26,7 @@ from experiments.results_tables import (
     run_table,
     serving_ratios,
     serving_table,
+    slices_table,
     stack_table,
 )
 from ontime.settings import ROOT, Settings
@@ -48,6 +49,11 @@ SECTIONS = {  # optional report -> its heading
     "export": "Exported model",
     "e2e": "Stack",
     "attack": "Attack",
+}
+BACKTEST_PERIODS = {
+    "choice": "The months before the holdout, on which choices were made:",
+    "holdout": "The holdout months, on which no choice was made:",
+    "all": "All months:",
 }
 PICTURES = ("replay.png", "calibration.png", "serving.png")
 
@@ -104,12 +110,25 @@ def results_page(reports: dict[str, Any]) -> str:
 
 
 def backtest_section(backtest: Report) -> list[str]:
-    months = sorted({row["month"] for row in backtest["rows"]} - {"all", "holdout"})
+    found = {row["month"] for row in backtest["rows"]}
+    months = sorted(found - BACKTEST_PERIODS.keys())
+    tables = [
+        part
+        for period, text in BACKTEST_PERIODS.items()
+        if period in found
+        for part in (text, backtest_table(backtest, period))
+    ]
     return [
         f"`make backtest`, {months[0]} to {months[-1]}: each month is predicted by models fitted "
-        "on everything known when it began. No choice was made on the holdout months.",
-        backtest_table(backtest),
+        "on everything known when it began. Network, teachers and LightGBM are fitted with three "
+        "seeds, and their losses are averaged. `lightgbm` stops early on the last week; "
+        "`lightgbm_aggregates` is refitted with it and bagged over the seeds; "
+        "`lightgbm_refit_bagged` is that without the inputs in `ontime.problem.AGGREGATES`.",
+        *tables,
+        "Log-loss by month:",
         months_table(backtest),
+        "By slice, all months:",
+        slices_table(backtest),
         "![Reliability diagram](images/calibration.png)",
     ]
 

@@ -89,6 +89,7 @@ from ontime.problem.page import (
 from ontime.problem.request_features import entity_key_columns, request_features
 from ontime.problem.source import SOURCE_TABLES, hide_after, read_source
 from ontime.problem.views import (
+    AGGREGATES,
     ENTITY_KEYS,
     FEATURE_SPEC,
     INTERMEDIATE_TABLES,
@@ -100,6 +101,7 @@ from ontime.problem.views import (
 HYPERPARAMETERS_FILE = Path(__file__).with_name("hyperparameters.json")
 
 __all__ = [
+    "AGGREGATES",
     "BACKTEST_MONTHS",
     "BOARD_COLUMNS",
     "BOARD_TITLE",

@@ -95,5 +95,6 @@ VIEWS = (
     ),
 )
 
+AGGREGATES = tuple(name for view in VIEWS if "recent" in view.name for name in view.columns)
 ENTITY_KEYS = entity_keys(VIEWS)
 FEATURE_SPEC = feature_spec(VIEWS, REQUEST_FEATURES, categorical=("airport",))

@@ -107,14 +107,17 @@ def compare(
     margin: float = 0.0,
     seed: int = SEED,
 ) -> Comparison:
-    """Log-loss of a minus b (probabilities [n]) on rows [n] with labels; days are the clusters.
+    """Log-loss of a minus b on rows [n] with labels; days are the clusters.
 
+    a, b: probabilities [n], or [seeds, n] of one model per seed, whose losses are averaged.
     `probability_of_improvement` is the share of resamples with a difference below ``margin``.
     """
-    y, p_a = check_predictions(rows["label"].to_numpy(dtype=bool), a)
-    _, p_b = check_predictions(y, b)
-    bootstrap = ClusterBootstrap(local_day(rows), n_resamples, seed)
-    return compare_losses(log_losses(y, p_a), log_losses(y, p_b), bootstrap, margin)
+    y = rows["label"].to_numpy(dtype=bool)
+    of_a, of_b = (
+        np.mean([log_losses(*check_predictions(y, p)) for p in np.atleast_2d(of_seeds)], axis=0)
+        for of_seeds in (a, b)
+    )
+    return compare_losses(of_a, of_b, ClusterBootstrap(local_day(rows), n_resamples, seed), margin)
 
 
 def compare_losses(
@@ -129,10 +132,13 @@ def compare_losses(
 def ece_interval(rows: pd.DataFrame, probabilities: np.ndarray) -> tuple[float, float]:
     """95 % interval of the ECE on rows [n] with labels; days are the clusters.
 
+    Of probabilities [seeds, n] it is the interval of the mean ECE of the seeds.
+
     A resample adds its own noise to the error of every bin, so resampled ECEs are too high. The
     basic bootstrap (reflected at the estimate) corrects for that.
     """
-    y, p = check_predictions(rows["label"].to_numpy(dtype=bool), probabilities)
-    low, high = interval(ClusterBootstrap(local_day(rows)).ece(y, p))
-    ece = expected_calibration_error(y, p)
+    y, bootstrap = rows["label"].to_numpy(dtype=bool), ClusterBootstrap(local_day(rows))
+    seeds = [check_predictions(y, p)[1] for p in np.atleast_2d(probabilities)]
+    low, high = interval(np.mean([bootstrap.ece(y, p) for p in seeds], axis=0))
+    ece = float(np.mean([expected_calibration_error(y, p) for p in seeds]))
     return max(0.0, 2 * ece - high), max(0.0, 2 * ece - low)

@@ -35,7 +35,9 @@ def compare_models(
 
     Args:
         rows: [n] test rows with ``label`` and the columns of `ontime.problem.local_day`.
-        predictions: model -> probabilities [n]. Without "network" there are no differences.
+        predictions: model -> probabilities [n], or [seeds, n] of one model per seed: its scores and
+            its loss of each row are means over the seeds. Without "network" there are no
+            differences.
 
     Returns:
         Scores: columns model, the names of `scores`, ece_low, ece_high. Differences: columns model
@@ -45,8 +47,10 @@ def compare_models(
     models = []
     for name, probabilities in predictions.items():
         low, high = ece_interval(rows, probabilities)
-        found = {**scores(labels, probabilities), "ece_low": low, "ece_high": high}
-        models.append({"model": name, **found})
+        of_seeds = pd.DataFrame([scores(labels, p) for p in np.atleast_2d(probabilities)])
+        models.append(
+            {"model": name, **of_seeds.mean().to_dict(), "ece_low": low, "ece_high": high}
+        )
     differences = [
         {"model": name} | asdict(compare(rows, predictions["network"], probabilities))
         for name, probabilities in predictions.items()

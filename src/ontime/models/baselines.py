@@ -129,6 +129,23 @@ def fit_lightgbm(
     return Boosting(spec, vocabularies, booster)
 
 
+def refit_lightgbm(
+    stopped: Boosting, rows: pd.DataFrame, parameters: dict[str, object] | None = None
+) -> Boosting:
+    """Fit again on all rows, those of early stopping included, for the rounds that it found.
+
+    ``parameters`` override `LIGHTGBM_PARAMETERS`.
+    """
+    spec, vocabularies = stopped.spec, build_vocabularies(rows, stopped.spec)
+    table = lightgbm_table(rows, spec, vocabularies)
+    booster = lightgbm.train(
+        LIGHTGBM_PARAMETERS | (parameters or {}),
+        lightgbm.Dataset(table, label=rows["label"].to_numpy()),
+        num_boost_round=stopped.booster.best_iteration,
+    )
+    return Boosting(spec, vocabularies, booster)
+
+
 BASELINES: dict[str, Callable[..., Any]] = {
     "lightgbm": fit_lightgbm,
     "logistic": fit_logistic,

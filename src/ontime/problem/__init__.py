@@ -22,6 +22,8 @@ Examples (`examples`)
     request_of(row), outcome_of(row)    the JSON that a client sends for a row
 Features (`views`, `request_features`, ``sql/``)
     VIEWS, ENTITY_KEYS, FEATURE_SPEC, SQL_FOLDER, SQL_MACROS, INTERMEDIATE_TABLES
+    AGGREGATES              inputs that aggregate the last events, however old; the backtest also
+                            fits LightGBM without them
     request_features(columns, as_of), entity_key_columns(columns)   arrays in, arrays out
 API (`api`)
     Instance                pydantic model with instance_id, due_at, check_as_of(as_of),
@@ -92,6 +94,7 @@ from ontime.problem.request_features import entity_key_columns, request_features
 from ontime.problem.source import read_source
 from ontime.problem.source_tables import SOURCE_TABLES, hide_after
 from ontime.problem.views import (
+    AGGREGATES,
     ENTITY_KEYS,
     FEATURE_SPEC,
     INTERMEDIATE_TABLES,
@@ -103,6 +106,7 @@ from ontime.problem.views import (
 HYPERPARAMETERS_FILE = Path(__file__).with_name("hyperparameters.json")
 
 __all__ = [
+    "AGGREGATES",
     "BACKTEST_MONTHS",
     "BOARD_COLUMNS",
     "BOARD_TITLE",

@@ -201,5 +201,6 @@ VIEWS = (
     ),
 )
 
+AGGREGATES = tuple(name for view in VIEWS for name in view.columns if "_last_" in name)
 ENTITY_KEYS = entity_keys(VIEWS)
 FEATURE_SPEC = feature_spec(VIEWS, REQUEST_FEATURES, categorical=("carrier", "origin", "dest"))
