@@ -121,3 +121,16 @@ def test_the_interval_of_the_ece_holds_the_true_error_when_days_differ() -> None
         assert low < expected_calibration_error(y, p) < high
         covered.append(low < 0.06 < high)
     assert np.mean(covered) >= 0.85
+
+
+def test_the_interval_of_seeds_is_that_of_the_mean_of_their_errors() -> None:
+    y, p = calibrated(2000)
+    rows = pd.DataFrame({"label": y, "day": np.arange(2000) // 50})
+    biased = np.clip(p + 0.05, 0, 1)
+    assert ece_interval(rows, np.stack([p, p])) == ece_interval(rows, p)
+    (low, high), (_, high_biased) = (ece_interval(rows, q) for q in (p, biased))
+    both_low, both_high = ece_interval(rows, np.stack([p, biased]))
+    assert low < both_low and high < both_high < high_biased
+    seeds = np.stack([p, biased])
+    one = [compare(rows, seed, biased).difference for seed in seeds]
+    assert compare(rows, seeds, biased).difference == pytest.approx(np.mean(one))

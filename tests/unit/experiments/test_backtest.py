@@ -101,7 +101,7 @@ def test_one_lightgbm_is_fitted_without_the_aggregates() -> None:
 def test_a_refit_is_on_everything_known_for_the_rounds_of_early_stopping(
     examples: pd.DataFrame, month: str
 ) -> None:
-    sample = examples[:: len(examples) // 4000]
+    sample = examples[:: len(examples) // 3000]
     ((start, end),) = months(month, month)
     split = split_at(sample, start, end)
     known, test = split.train_and_validation, split.test
@@ -120,7 +120,7 @@ def test_a_refit_is_on_everything_known_for_the_rounds_of_early_stopping(
 def test_a_loss_is_the_mean_of_the_seeds_losses_and_not_that_of_their_mean(
     examples: pd.DataFrame,
 ) -> None:
-    rows = examples[:: len(examples) // 4000].reset_index(drop=True)
+    rows = examples[:: len(examples) // 3000].reset_index(drop=True)
     labels = rows.label.to_numpy(dtype=bool)
     rng = np.random.default_rng(0)
     predictions = dict.fromkeys(MODELS, np.full((1, len(rows)), 0.25))
