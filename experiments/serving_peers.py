@@ -43,6 +43,7 @@ def response(probabilities: list[float]) -> PredictResponse:
         predictions=[
             PredictedInstance(
                 prediction_id=f"request-{i}",
+                model_version="1",
                 probability=probability,
                 decision=probability > 0.5,
                 uncertainty=0.0,

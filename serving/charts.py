@@ -102,7 +102,7 @@ def waterfall(reference: float, contributions: Sequence[Contribution]) -> dict[s
 def timeline(
     changes: Sequence[Mapping[str, Any]], decisions: Sequence[Mapping[str, Any]], end: datetime
 ) -> dict[str, Any] | None:
-    """Which version was champion when, on the clock of as_of, and the decisions of monitoring."""
+    """Which version was champion when, on the clock of as_of; decisions and canaries as marks."""
     moments = [c["as_of"] for c in changes] + [d["decided_at"] for d in decisions]
     if not moments:
         return None
@@ -112,15 +112,20 @@ def timeline(
     def x(moment: datetime) -> float:
         return round(LEFT + (moment - first).total_seconds() / span * (WIDTH - LEFT - RIGHT), 1)
 
-    ends = [change["as_of"] for change in changes[1:]] + [last]
+    champions = [change for change in changes if change["kind"] != "canary"]
+    ends = [change["as_of"] for change in champions[1:]] + [last]
     periods = [
         {"version": c["version"], "kind": c["kind"], "x": x(c["as_of"]),
          "width": round(max(x(until) - x(c["as_of"]), 2.0), 1)}
-        for c, until in zip(changes, ends, strict=False)
+        for c, until in zip(champions, ends, strict=False)
     ]  # fmt: skip
     marks = [
         {"x": x(d["decided_at"]), "kind": d["result"] or d["action"], "at": d["decided_at"]}
         for d in decisions
+    ] + [
+        {"x": x(c["as_of"]), "kind": "canary", "at": c["as_of"]}
+        for c in changes
+        if c["kind"] == "canary"
     ]
     months = [first + (last - first) * i / 4 for i in range(5)]
     return {"periods": periods, "marks": marks, "ticks": [(x(m), f"{m:%-d %b}") for m in months]}

@@ -10,7 +10,7 @@ import random
 import re
 import time
 from collections import Counter as Tally
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import chain
 from math import nan
@@ -25,6 +25,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.tracebacks import ExceptionDictTransformer
 
+from ontime.storage.decision_log import ChampionChange
 from ontime.storage.schema import OutcomeCounts
 
 if TYPE_CHECKING:  # loads Feast
@@ -70,6 +71,8 @@ class Metrics:
         self.swaps = counter("model_swaps", "Deployments of another model version")
         self.reload_failures = counter("model_reload_failures", "Failed syncs with the registry")
         self.shadow = counter("shadow_requests", "Requests for the challenger", ["result"])
+        fallbacks = "Instances of the canary that the champion answered, because the canary failed"
+        self.canary_fallbacks = counter("canary_fallbacks", fallbacks)
         labels = ["handler", "method", "status"]
         self.requests = Counter("http_requests", "Requests", labels, registry=self.registry)
         self.request_seconds = Histogram(
@@ -91,7 +94,10 @@ class Metrics:
         self.model_metric = gauge("model_metric", "Value from the last monitoring run", ["metric"])
         labels = ["model_version", "trained_through"]
         self.champion = gauge("champion_info", "1 for the deployed version, else 0", labels)
+        share = "Share of the instances that the canary answers; 0 after its end"
+        self.canary_share = gauge("canary_share", share, ["model_version"])
         self._deployed: Gauge | None = None
+        self._canary: Gauge | None = None
         self._published: set[str] = set()  # label values of `model_metric`
 
     def record_swap(self, version: str, trained_through: str | None) -> None:
@@ -101,8 +107,16 @@ class Metrics:
         self._deployed.set(1)
         self.swaps.inc()
 
-    def record_predictions(self, version: str, n: int, read: "OnlineRead") -> None:
-        self.predictions.labels(version).inc(n)
+    def record_canary(self, change: ChampionChange | None) -> None:
+        if self._canary is not None:
+            self._canary.set(0)
+        if change is not None and change.share is not None:
+            self._canary = self.canary_share.labels(change.version)
+            self._canary.set(change.share)
+
+    def record_predictions(self, versions: Iterable[str], read: "OnlineRead") -> None:
+        for version, n in Tally(versions).items():
+            self.predictions.labels(version).inc(n)
         for counter, rows in (
             (self.missing, read.missing),
             (self.stale, read.stale),

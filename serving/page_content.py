@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from ontime.problem import SCENARIOS, VIEWS, Instance
 from serving.charts import line_chart, reliability_chart, timeline, waterfall
 from serving.dependencies import AppState
-from serving.model_manager import DeployedModel
+from serving.model_manager import Canary, DeployedModel
 from serving.predictor import explain_row, instance_columns
 from serving.reports import list_reports
 
@@ -36,7 +36,8 @@ def instance_page(state: AppState, instance_id: str) -> dict[str, Any]:
     if not rows:
         raise HTTPException(404, f"no prediction of {instance_id!r:.80} is in the log")
     newest = rows[0]
-    deployed = state.manager.deployed
+    champion = state.manager.deployed
+    deployed = champion.model_for(instance_id) if champion is not None else None
     bars = None
     if deployed is not None:
         key = (newest["prediction_id"], deployed.version)
@@ -59,12 +60,12 @@ def instance_page(state: AppState, instance_id: str) -> dict[str, Any]:
     }
 
 
-def _why_logged(deployed: DeployedModel, row: Mapping[str, Any]) -> dict[str, Any]:
+def _why_logged(deployed: DeployedModel | Canary, row: Mapping[str, Any]) -> dict[str, Any]:
     return why(deployed, _fields(row["instance"]), row["values"])
 
 
 def why(
-    deployed: DeployedModel, fields: Mapping[str, np.ndarray], values: Mapping[str, Any]
+    deployed: DeployedModel | Canary, fields: Mapping[str, np.ndarray], values: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Bars that add up to the deployed model's prediction, and its decision."""
     numbers = pd.DataFrame({name: [values.get(name)] for name in deployed.model.spec.numeric})
@@ -86,10 +87,11 @@ def what_if(state: AppState, prediction_id: str, changes: Mapping[str, float]) -
         HTTPException: 404 for an unknown prediction, 422 for an unknown input.
         NoChampion: if no model is deployed.
     """
-    deployed, _ = state.manager.current()
+    champion, _ = state.manager.current()
     found = state.page_data.prediction(prediction_id)
     if found is None:
         raise HTTPException(404, f"no prediction {prediction_id!r:.80} is in the log")
+    deployed = champion.model_for(found["instance_id"])
     names = deployed.model.spec.numeric
     if unknown := sorted(set(changes) - set(names)):
         raise HTTPException(422, f"changes name inputs of the model; these are not: {unknown[:5]}")

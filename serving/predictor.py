@@ -2,13 +2,14 @@
 
     take the model ─▶ read features ─▶ predict ─▶ log (commit) ─▶ respond
 
-Each arrow carries a batch (`serving.batching`) as arrays: a data frame of one row costs more.
+Each arrow carries a batch (`serving.batching`) as arrays: a data frame of one row costs more. While
+a canary runs, a batch is split by the hash of the instance: one prediction is of one version, and
+two predictions of a request may be of two. If the canary fails, the champion answers.
 
 An `Idempotency-Key` makes a retry safe: it is the request id in the prediction log, and the
 response is what is logged under it, also if two retries run at the same time.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from uuid import uuid4
 
 import numpy as np
-import orjson
 import pandas as pd
 
 from ontime.data.timestamps import utc_times
@@ -25,17 +25,16 @@ from ontime.problem import EXAMPLE_AS_OF, EXAMPLE_INSTANCE, Instance
 from ontime.storage.prediction_log import TIME_FIELDS, PredictionLog
 from ontime.storage.schema import Prediction
 from serving.batching import Job, Result
-from serving.model_loader import Model, predict_members
-from serving.model_manager import DeployedModel, ModelManager, NoChampion
+from serving.model_loader import Model
+from serving.model_manager import ModelManager, NoChampion
 from serving.observability import Metrics
 from serving.schemas import (
     Contribution,
     ExplainRequest,
     ExplainResponse,
-    PredictedInstance,
-    PredictRequest,
     PredictResponse,
 )
+from serving.scored import Scored, digest_and_fields
 from serving.shadow import Shadow
 
 if TYPE_CHECKING:  # these load Feast and torch
@@ -88,10 +87,11 @@ class Predictor:
     def explain(self, request: ExplainRequest) -> ExplainResponse:
         """Shapley values of each group of inputs. They are not logged."""
         deployed, _ = self.manager.current()
+        answering = deployed.model_for(request.instance.instance_id)
         read = self.read([request.instance], [request.as_of])
-        reference, contributions = explain_row(deployed.model, read.frame)
+        reference, contributions = explain_row(answering.model, read.frame)
         return ExplainResponse(
-            model_version=deployed.version,
+            model_version=answering.version,
             probability=reference + sum(each.contribution for each in contributions),
             reference_probability=reference,
             contributions=contributions,
@@ -130,14 +130,10 @@ class Predictor:
         """The result of each job, by request id; it is logged if it is a response."""
         deployed, taken_at = self.manager.current()
         requests = [job.request for _, job in jobs]
-        read = self.read(
-            [instance for request in requests for instance in request.instances],
-            [request.as_of for request in requests for _ in request.instances],
-        )
-        members = predict_members(
-            deployed.model, self.features.numeric, read.fields, read.numeric
-        )  # [n, k]
-        scored = Scored(deployed, taken_at, read, members.mean(axis=1), members.std(axis=1))
+        instances = [instance for request in requests for instance in request.instances]
+        as_of = [request.as_of for request in requests for _ in request.instances]
+        scored = Scored.empty(deployed, taken_at, self.read(instances, as_of))
+        scored.predict_all(deployed, instances, self.features.numeric, self.metrics)
         results: list[Result] = []
         rows: list[Prediction] = []
         first = 0
@@ -148,20 +144,19 @@ class Predictor:
                 results.append(error)
             else:
                 rows += predictions
-                logged = [PredictedInstance.model_validate(p) for p in predictions]
-                results.append(PredictResponse(model_version=deployed.version, predictions=logged))
+                results.append(PredictResponse.of(predictions))
             first += job.size
         if rows:
             self._log(rows, scored)
             self.metrics.newest_request.set(max(r.as_of for r in requests).timestamp())
         return results
 
-    def _log(self, rows: Sequence[Prediction], scored: "Scored") -> None:
+    def _log(self, rows: Sequence[Prediction], scored: Scored) -> None:
         with self.metrics.log_failures.count_exceptions(PredictionLogUnavailable):
             self.log.record(rows, self.features.numeric)
         self.metrics.outside_training.inc(sum(row.outside_training for row in rows))
         read = scored.read
-        self.metrics.record_predictions(scored.deployed.version, len(rows), read)
+        self.metrics.record_predictions((row.model_version for row in rows), read)
         if self.shadow is not None and len(rows) == len(read.numeric):
             self.shadow.enqueue([p.prediction_id for p in rows], read.fields, read.numeric)
         elif self.shadow is not None:  # the champion failed for a request of the batch
@@ -171,55 +166,6 @@ class Predictor:
         """The features of instances at their prediction times, as the model sees them."""
         with self.metrics.store_failures.count_exceptions(OnlineStoreUnavailable):
             return self.features.read(instance_columns(instances), utc_times(as_of))
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A batch of n instances with its features and predictions."""
-
-    deployed: DeployedModel
-    taken_at: datetime  # when the model was taken
-    read: "OnlineRead"
-    probability: np.ndarray  # [n]
-    uncertainty: np.ndarray  # [n]
-
-    def predictions(self, request_id: str, job: Job, first: int) -> list[Prediction]:
-        """The log's rows of one job, whose first instance is the batch's `first`.
-
-        Raises:
-            ArithmeticError: if a probability of the job is not from 0 to 1.
-        """
-        version = self.deployed.version
-        own = self.probability[first : first + job.size]
-        if not ((own >= 0) & (own <= 1)).all():  # NaN is not
-            raise ArithmeticError(f"version {version} predicted a value outside 0 to 1")
-        threshold = self.deployed.model.metadata["threshold"]
-        digest, fields = digest_and_fields(job.request)
-        return [
-            Prediction(
-                request_id=request_id,
-                position=position,
-                trace_id=job.trace_id,
-                request_digest=digest,
-                client=job.caller.client,
-                production_traffic=job.caller.production_traffic,
-                instance_id=instance.instance_id,
-                model_version=version,
-                probability=float(self.probability[i]),
-                uncertainty=float(self.uncertainty[i]),
-                decision=bool(self.probability[i] >= threshold),
-                features=self.read.numeric[i],
-                features_missing=self.read.missing[i],
-                features_stale=self.read.stale[i],
-                features_not_yet_known=self.read.not_yet_known[i],
-                as_of=job.request.as_of,
-                due_at=instance.due_at,
-                predicted_at=self.taken_at,
-                outside_training=not instance.is_trained_for(job.request.as_of),
-                instance=fields[position],
-            )
-            for position, (i, instance) in enumerate(enumerate(job.request.instances, first))
-        ]
 
 
 def explain_row(model: Model, frame: pd.DataFrame) -> tuple[float, list[Contribution]]:
@@ -248,18 +194,9 @@ def instance_columns(instances: Sequence[Instance]) -> dict[str, np.ndarray]:
     return columns
 
 
-def digest_and_fields(request: PredictRequest) -> tuple[str, list[dict[str, Any]]]:
-    """A digest by which a retry is recognised, and the fields of each instance as JSON values."""
-    body = request.model_dump(mode="json", exclude_unset=True)  # a default as_of differs in a retry
-    return hashlib.blake2b(orjson.dumps(body), digest_size=16).hexdigest(), body["instances"]
-
-
 def _logged_response(job: Job, logged: Sequence[Mapping[str, Any]]) -> Result:
     if logged[0]["request_digest"] != digest_and_fields(job.request)[0]:
         return IdempotencyKeyConflict(
             f"an Idempotency-Key belongs to one request; {job.key!r} was used for another"
         )
-    return PredictResponse(
-        model_version=logged[0]["model_version"],
-        predictions=[PredictedInstance.model_validate(row) for row in logged],
-    )
+    return PredictResponse.of(logged)

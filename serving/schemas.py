@@ -5,6 +5,7 @@ error, and one invalid instance rejects the whole request. Validation stops at t
 item of a list, so that the number of errors does not depend on the request.
 """
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Annotated, Any
@@ -70,6 +71,7 @@ class PredictedInstance(BaseModel):
     model_config = ConfigDict(from_attributes=True)  # a row of the prediction log
 
     prediction_id: str
+    model_version: str
     probability: float
     # probability >= the model's threshold; null in a response logged before decisions were.
     decision: bool | None
@@ -83,8 +85,16 @@ class PredictedInstance(BaseModel):
 class PredictResponse(BaseModel):
     """Predictions in the order of the request."""
 
-    model_version: str
+    # Of every prediction; null if a canary answered some of the instances and the champion others.
+    model_version: str | None
     predictions: list[PredictedInstance]
+
+    @classmethod
+    def of(cls, rows: Sequence[object]) -> "PredictResponse":
+        """The response that rows of the prediction log are."""
+        predictions = [PredictedInstance.model_validate(row) for row in rows]
+        first, *others = {prediction.model_version for prediction in predictions}
+        return cls(model_version=None if others else first, predictions=predictions)
 
 
 class ExplainRequest(StrictModel):
@@ -166,6 +176,7 @@ class ModelResponse(BaseModel):
     trained_through: str | None = None
     threshold: float | None = None
     scores: Any = None
+    canary: Any = None  # model_version and share, while one runs
     last_sync_error: SyncError | None = None  # null after a successful sync
 
 

@@ -44,12 +44,13 @@ class Shadow:
         self._worker.join()
 
     def poll(self) -> None:
-        """Load the version that has the alias, unless it is the champion or was rejected."""
+        """Load the version that has the alias, unless it is deployed or was rejected."""
         version = None
         try:
             version = self.loader.registry.resolve(ALIAS)
             champion = self.manager.deployed
-            if version is None or (champion and champion.version == version):
+            canary = champion and champion.canary
+            if version is None or version in {each.version for each in (champion, canary) if each}:
                 self._challenger = None
             elif version not in (self._rejected, self._challenger and self._challenger[0]):
                 self._challenger = version, self.loader.load_and_validate(version)

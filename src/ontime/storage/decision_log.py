@@ -6,6 +6,7 @@ of two concurrent promotions one fails, because its challenger was evaluated aga
 champion.
 """
 
+import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -21,7 +22,10 @@ from ontime.storage.schema import CHAMPION_CHANGES, DECISIONS
 
 @dataclass(frozen=True)
 class ChampionChange:
-    """One row of `champion_changes`."""
+    """One row of `champion_changes`.
+
+    A canary answers its share of the instances while the champion answers the others.
+    """
 
     number: int
     kind: str
@@ -29,6 +33,26 @@ class ChampionChange:
     replaced: str | None
     as_of: datetime
     reasons: list[str]
+    share: float | None = None  # None: all
+
+    def takes(self, instance_id: str) -> bool:
+        """True if the canary answers for an instance: in every process, and at any larger share.
+
+        The version is hashed with the id, so that each canary has other instances.
+        """
+        key = f"{self.version}:{instance_id}".encode()
+        place = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest())
+        return self.share is not None and place < self.share * 2**64
+
+
+def champion_of(changes: list[ChampionChange]) -> str | None:
+    """The champion after these changes; a canary is none yet."""
+    return next((c.version for c in reversed(changes) if c.kind != "canary"), None)
+
+
+def canary_of(changes: list[ChampionChange]) -> ChampionChange | None:
+    """The canary that runs after these changes, with its share."""
+    return changes[-1] if changes and changes[-1].kind == "canary" else None
 
 
 def open_decision_log(settings: Settings) -> "DecisionLog":

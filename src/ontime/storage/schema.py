@@ -27,7 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeDecorator
 
-SCHEMA_VERSION = "0004"  # the newest revision in migrations/versions
+SCHEMA_VERSION = "0005"  # the newest revision in migrations/versions
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -74,6 +74,7 @@ PREDICTIONS = Table(
     Column("client", Text, comment="whose key was sent; null: logged before 0003"),
     Column("production_traffic", Boolean, nullable=False, comment="monitoring counts no other"),
     Column("outside_training", Boolean, nullable=False, comment="of the times of training"),
+    Column("model_seconds", Double, comment="CPU time of its forward pass; null: before 0005"),
     UniqueConstraint("request_id", "position"),
     Index("predictions_by_instance", "instance_id"),
     Index("predictions_by_as_of", "as_of"),
@@ -145,7 +146,7 @@ DECISIONS = Table(
     Column("reasons", JSON, nullable=False, comment="objects of code, value, limit and text"),
     Column("evidence", JSON, nullable=False, comment="every number that the rules used"),
     Column("challenger", Text, comment="version that a retrain registered; null: none (yet)"),
-    Column("result", Text, comment="promoted or rejected; null: keep, in training or in shadow"),
+    Column("result", Text, comment="promoted or rejected; null: keep, or not decided yet"),
     Column("result_reasons", JSON, comment="the gate's sentences"),
     comment="One row per decision about retraining, also the decisions to keep.",
 )
@@ -154,12 +155,13 @@ CHAMPION_CHANGES = Table(
     "champion_changes",
     METADATA,
     Column("number", Integer, primary_key=True, comment="1, 2, 3, ... without gaps"),
-    Column("kind", Text, nullable=False, comment="promotion or rollback"),
-    Column("version", Text, nullable=False, comment="the new champion"),
-    Column("replaced", Text, comment="champion before; null for the first"),
+    Column("kind", Text, nullable=False, comment="canary, promotion or rollback"),
+    Column("version", Text, nullable=False, comment="the canary or the new champion"),
+    Column("replaced", Text, comment="champion, or canary rolled back; null for the first"),
     Column("as_of", UtcDateTime, nullable=False, comment="on the clock of as_of"),
     Column("reasons", JSON, nullable=False, comment="sentences"),
-    comment="One row per change of the champion; the last row is the truth.",
+    Column("share", Double, comment="of the instances, for a canary; null: all"),
+    comment="One row per change of the champion or of the canary's share; the last is the truth.",
 )
 
 
@@ -202,6 +204,7 @@ class Prediction:
     due_at: datetime
     predicted_at: datetime
     outside_training: bool  # the model has seen no instance at such a prediction time
+    model_seconds: float  # CPU time of the forward pass that computed it, beside others
     instance: dict[str, Any]  # request field -> JSON value or aware datetime
 
     @property

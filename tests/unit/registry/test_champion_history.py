@@ -92,6 +92,23 @@ def test_a_promotion_killed_before_the_alias_moved_is_completed(
     assert aliases.names == {"champion": "2"}
 
 
+def test_a_canary_leaves_the_alias_until_its_promotion(
+    aliases: FakeAliases, log: DecisionLog
+) -> None:
+    promote(log, "1", None, 1)
+    for number, share in ((2, 0.05), (3, 0.25)):
+        champion_history.change_champion(
+            Settings(), log, "canary", "2", "1", number, NOW, ["no guard failed"], share
+        )
+        assert champion_history.reconcile_champion(Settings(), log) == ("1", number)
+        assert aliases.names == {"champion": "1"}
+    with pytest.raises(ChampionChanged):
+        champion_history.change_champion(Settings(), log, "rollback", "1", "2", 3, NOW, [])
+    promote(log, "2", "1", 4)
+    assert aliases.names == {"champion": "2"}
+    assert [change.share for change in log.changes()] == [None, 0.05, 0.25, None]
+
+
 @pytest.mark.parametrize(
     ("changes", "previous"),
     [
@@ -101,6 +118,9 @@ def test_a_promotion_killed_before_the_alias_moved_is_completed(
         ([("promotion", "1"), ("promotion", "2"), ("rollback", "1")], None),
         ([("promotion", "1"), ("promotion", "2"), ("promotion", "3"), ("rollback", "2")], "1"),
         ([("promotion", "1"), ("promotion", "2"), ("rollback", "1"), ("promotion", "3")], "1"),
+        ([("promotion", "1"), ("canary", "2")], "1"),
+        ([("promotion", "1"), ("canary", "2"), ("canary", "2"), ("rollback", "1")], None),
+        ([("promotion", "1"), ("canary", "2"), ("canary", "2"), ("promotion", "2")], "1"),
     ],
 )
 def test_a_rollback_skips_champions_that_were_rolled_back(

@@ -108,6 +108,27 @@ def test_the_loop_shows_decisions_with_the_reasons_of_the_gate(
     assert "Served against a model frozen" not in page
 
 
+def test_the_loop_marks_a_canary_and_its_rollback(site: TestClient, log: PredictionLog) -> None:
+    log.migrate()
+    changes = [
+        ("promotion", "1", None, None),
+        ("canary", "2", "1", 0.05),
+        ("canary", "2", "1", 0.25),
+        ("rollback", "1", "2", None),
+    ]
+    for number, (kind, version, replaced, share) in enumerate(changes):
+        row = {"number": number, "kind": kind, "version": version, "replaced": replaced}
+        at = {"as_of": START + number * WEEK, "reasons": [f"reason {number}"], "share": share}
+        log.write(insert(CHAMPION_CHANGES).values(**row, **at))
+
+    page = site.get("/loop").text
+
+    assert page.count('class="mark canary" cx=') == 2
+    assert page.count('<g class="period') == 2, "version 1, and again after the rollback"
+    for text in ("canary v2, 5 %", "canary v2, 25 %", "rollback v1", "reason 3"):
+        assert text in page
+
+
 def test_the_loop_shows_the_weeks_of_a_finished_demo(site: TestClient) -> None:
     folder = state_of(site).settings.reports_dir
     folder.mkdir(parents=True)

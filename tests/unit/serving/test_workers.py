@@ -17,13 +17,22 @@ import psutil
 import pytest
 
 from ontime.settings import ROOT
+from ontime.storage.decision_log import ChampionChange, DecisionLog
 from ontime.storage.prediction_log import PredictionLog
 from ontime.storage.serving_history import ServingHistory
-from tests.unit.serving.fakes import AUTHENTICATED, FakeRegistry, fake_settings, request_body
+from tests.unit.serving.fakes import (
+    AS_OF,
+    AUTHENTICATED,
+    FakeRegistry,
+    fake_settings,
+    request_body,
+)
+from tests.unit.serving.page_fakes import instance_id, prediction_request
 
 pytestmark = pytest.mark.slow
 
 N_WORKERS, N_REQUESTS = 2, 60
+CANARY = ChampionChange(1, "canary", "2", "1", AS_OF, ["why"], 0.5)
 PROGRAM = """
 from serving.server import run_workers
 run_workers({n}, app="tests.unit.serving.fakes:app_from_environment", port={port})
@@ -35,7 +44,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("workers")
     registry = FakeRegistry(folder / "registry")
     registry.add("1", probability=0.25)
+    registry.add("2", probability=0.75)
     registry.set_alias("champion", "1")
+    log = PredictionLog(fake_settings(folder).prediction_db_url)
+    log.migrate()
+    DecisionLog(log).reserve_change(CANARY)
+    log.close()
     return folder
 
 
@@ -94,6 +108,19 @@ def test_each_request_is_answered_once_whoever_answers(url: str, folder: Path) -
     assert log.counts()["predictions"] == N_REQUESTS // 2
     assert [row["reason"] for row in ServingHistory(log).rows()] == ["start"]
     log.close()
+
+
+def test_every_worker_answers_an_instance_by_the_same_version(url: str) -> None:
+    def version(days: int) -> str:
+        body = prediction_request(24 * days)
+        response = httpx2.post(f"{url}/predict", json=body, headers=AUTHENTICATED, timeout=60)
+        return str(response.raise_for_status().json()["model_version"])
+
+    days = list(range(20)) * 6
+    with ThreadPoolExecutor(8) as clients:
+        found = list(clients.map(version, days))
+    assert found == ["2" if CANARY.takes(instance_id(24 * n)) else "1" for n in days]
+    assert set(found) == {"1", "2"}
 
 
 def test_any_worker_returns_the_metrics_of_all(url: str) -> None:

@@ -27,6 +27,7 @@ def prediction(request_id: str = "r1", position: int = 0, **changes: Any) -> Pre
         "client": "c1",
         "production_traffic": True,
         "outside_training": False,
+        "model_seconds": 0.001,
         "instance_id": f"i{position}",
         "model_version": "1",
         "instance": INSTANCE.model_dump(),
