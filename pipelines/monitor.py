@@ -1,5 +1,5 @@
-"""Monitor: evaluate a challenger whose shadow period is over, measure what was served, decide
-whether to retrain, record both, start the retrain.
+"""Monitor: take a step of the canary, evaluate a challenger whose shadow period is over, measure
+what was served, decide whether to retrain, record both, start the retrain.
 
 python -m pipelines.monitor --as-of TIME
 """
@@ -33,8 +33,9 @@ from ontime.data.timestamps import parse_utc
 from ontime.problem import FEATURE_SPEC, MIN_DRIFT_INSTANCES
 from ontime.registry import model_registry as registry
 from ontime.settings import Settings
-from ontime.storage.decision_log import DecisionLog, open_decision_log
+from ontime.storage.decision_log import DecisionLog, canary_of, open_decision_log
 from ontime.storage.prediction_log import PredictionLog
+from pipelines.canary import advance_canary
 from pipelines.promote import conclude_shadow
 from pipelines.retrain import retrain
 
@@ -87,12 +88,14 @@ def decide_and_record(
     settings: Settings, log: DecisionLog, snapshot: MonitoringSnapshot
 ) -> Decision:
     """Keep or retrain; written to the decision log, to a report and to the champion's run."""
-    decisions = log.decisions()
+    decisions, canary = log.decisions(), canary_of(log.changes())
     retrains = [row for row in decisions if row["action"] == "retrain"]
+    unfinished = [row for row in retrains if row["result"] is None]
     history = RetrainHistory(
         frozenset(row["decision_id"] for row in decisions),
         max((row["decided_at"] for row in retrains), default=None),
-        any(row["result"] is None for row in retrains),
+        # A canary passed the gate: the next challenger is trained meanwhile.
+        any(canary is None or row["challenger"] != canary.version for row in unfinished),
     )
     decision = decide(snapshot, history)
     log.record(asdict(decision) | {"decided_at": snapshot.now})
@@ -122,10 +125,11 @@ def monitor(now: datetime | None = None) -> dict[str, Any]:
     """
     settings, now = Settings(), now or datetime.now(UTC)
     log = open_decision_log(settings)
+    advance_canary(settings, log, now)
     for pending in log.unfinished():
         if pending["challenger"] is None:
             start_retrain(settings, pending["decided_at"], pending["decision_id"])
-        elif now >= pending["decided_at"] + SHADOW_PERIOD:
+        elif canary_of(log.changes()) is None and now >= pending["decided_at"] + SHADOW_PERIOD:
             conclude_shadow(settings, log, pending, now)
     snapshot = collect_signals(settings, now)
     decision = decide_and_record(settings, log, snapshot)

@@ -2,7 +2,8 @@
 
     python -m pipelines.promote [--as-of TIME]
 
-A first model is evaluated on its test split. What is promoted is the very model that was evaluated.
+A first model is evaluated on its test split. What is promoted is the very model that was evaluated;
+with `ONTIME_CANARY_SHARES` it becomes a canary first (`pipelines.canary`).
 """
 
 import argparse
@@ -27,7 +28,7 @@ from ontime.registry import model_registry as registry
 from ontime.registry.champion_history import change_champion, reconcile_champion
 from ontime.registry.gate import GateResult, evaluate_challenger, evaluate_first_model
 from ontime.settings import Settings
-from ontime.storage.decision_log import DecisionLog, open_decision_log
+from ontime.storage.decision_log import DecisionLog, canary_of, open_decision_log
 from ontime.storage.prediction_log import PredictionLog
 from pipelines.retrain import reload_api
 
@@ -114,7 +115,7 @@ def promote(as_of: datetime = DEMO_START, challenger: str | None = None) -> dict
         The fields of `GateResult`, and the versions challenger and champion.
 
     Raises:
-        LookupError: if there is no challenger, or it is the champion.
+        LookupError: if there is no challenger, it is the champion, or a canary runs.
         ChampionChanged: if another promotion or rollback happened meanwhile.
     """
     settings = Settings()
@@ -126,12 +127,19 @@ def promote(as_of: datetime = DEMO_START, challenger: str | None = None) -> dict
             f"promote needs a challenger other than the champion; challenger is {challenger}, "
             f"champion is {champion}: run `make train` first"
         )
+    if (running := canary_of(log.changes())) is not None:
+        raise LookupError(
+            f"promote needs a champion that takes all instances, and version {running.version} is "
+            f"a canary of {running.share:.0%}: wait for `make monitor`, or run `make rollback`"
+        )
     result = evaluate(settings, challenger, champion, as_of)
     reasons = list(result.reasons)
-    if result.promote:
-        number = n_changes + 1
-        change_champion(settings, log, "promotion", challenger, champion, number, as_of, reasons)
     word = "promoted" if result.promote else "rejected"
+    if result.promote:
+        share = settings.canary_shares[0] if settings.canary_shares and champion else None
+        kind, number = "promotion" if share is None else "canary", n_changes + 1
+        change_champion(settings, log, kind, challenger, champion, number, as_of, reasons, share)
+        word = word if share is None else f"passed, canary of {share:.0%}"
     tags = {"gate": word, "gate_as_of": as_of.isoformat(), "gate_reasons": "; ".join(reasons)}
     registry.tag_version(settings, challenger, tags)
     print(f"  version {challenger} {word}: {'; '.join(reasons)}")
@@ -145,18 +153,23 @@ def conclude_shadow(
 ) -> None:
     """Evaluate the challenger of a decision to retrain, deploy it if it passes, record the result.
 
-    If an earlier run was killed after the promotion, the rest of the steps is done.
+    The result of a canary is recorded at its end. If an earlier run was killed after a change of
+    the champion, or a person rolled the canary back, the rest of the steps is done.
     """
     challenger = decision["challenger"]
     champion, _ = reconcile_champion(settings, log)
+    last = log.changes()[-1]
     if champion == challenger:
-        promoted, reasons = True, log.changes()[-1].reasons
+        promoted, reasons = True, last.reasons
+    elif (last.kind, last.replaced) == ("rollback", challenger):
+        promoted, reasons = False, last.reasons
     else:
         result = promote(now, challenger)
         promoted, reasons = result["promote"], list(result["reasons"])
     if promoted:
         reload_api(settings)
-    log.record_result(decision["decision_id"], promoted, reasons)
+    if canary_of(log.changes()) is None:
+        log.record_result(decision["decision_id"], promoted, reasons)
 
 
 def main() -> None:

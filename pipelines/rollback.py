@@ -1,5 +1,7 @@
 """Rollback: make the previous champion the champion again and have the API load it.
 
+While a canary runs, its instances go back to the champion.
+
 python -m pipelines.rollback
 """
 
@@ -13,13 +15,13 @@ from ontime.registry.champion_history import (
     reconcile_champion,
 )
 from ontime.settings import Settings
-from ontime.storage.decision_log import open_decision_log
+from ontime.storage.decision_log import canary_of, open_decision_log
 from pipelines.retrain import reload_api
 
 
 @flow(name="rollback")
 def rollback(reason: str = "requested by an operator") -> str:
-    """Move the champion back by one; returns the version that is champion now.
+    """Take the last promotion or canary back; returns the version that is champion now.
 
     Raises:
         LookupError: if there was no champion before this one.
@@ -27,13 +29,14 @@ def rollback(reason: str = "requested by an operator") -> str:
     settings = Settings()
     log = open_decision_log(settings)
     champion, n_changes = reconcile_champion(settings, log)
-    previous = previous_champion(log.changes())
+    changes = log.changes()
+    canary, previous = canary_of(changes), previous_champion(changes)
     if previous is None:
         raise LookupError(f"a rollback needs an earlier champion; {champion} is the first one")
-    now = datetime.now(UTC)
-    change_champion(settings, log, "rollback", previous, champion, n_changes + 1, now, [reason])
+    replaced, now = canary.version if canary else champion, datetime.now(UTC)
+    change_champion(settings, log, "rollback", previous, replaced, n_changes + 1, now, [reason])
     reload_api(settings)
-    print(f"champion is version {previous} again instead of {champion}")
+    print(f"version {previous} takes all instances again instead of {replaced}")
     return previous
 
 

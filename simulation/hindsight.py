@@ -37,7 +37,7 @@ def hindsight(settings: Settings, log: DecisionLog, served: pd.DataFrame) -> lis
         if decision["result"] is None:
             continue
         at, version = decision["decided_at"] + SHADOW_PERIOD, decision["challenger"]
-        champion = [c.version for c in changes if c.as_of < at][-1]
+        champion = [c.version for c in changes if c.as_of < at and c.kind != "canary"][-1]
         in_week = (served.as_of > at) & (served.as_of <= at + HORIZON) & served.label.notna()
         rows = served[in_week]
         if rows.empty:

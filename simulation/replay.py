@@ -42,6 +42,7 @@ from ontime.problem import (
 )
 from ontime.settings import Settings
 from ontime.storage.decision_log import DecisionLog, open_decision_log
+from pipelines.canary import CANARY_INTERVAL, advance_canary
 from pipelines.monitor import MONITORING_INTERVAL, monitor, start_retrain
 from simulation.progress import Progress, progress_file
 
@@ -108,7 +109,7 @@ class Client:
             self.progress.add_latency(perf_counter() - started)
             self.progress.first_prediction_at = self.progress.first_prediction_at or time.time()
             self.progress.predictions += len(response["predictions"])
-            self.progress.champion = response["model_version"]
+            self.progress.champion = response["model_version"] or self.progress.champion
             probabilities = [prediction["probability"] for prediction in response["predictions"]]
             self.progress.pending_labels |= zip(batch.instance_id, probabilities, strict=True)
 
@@ -219,6 +220,8 @@ def replay(start: datetime = DEMO_START, end: datetime = DEMO_END) -> Progress:
             play_tick(writer, data, client, tick)
             if tick - start == PREDICTION_INTERVAL:
                 monitor(start)  # after the first predictions, which do not wait for a training
+            if (tick - start) % CANARY_INTERVAL == timedelta(0):
+                advance_canary(settings, decisions, tick)
             if (tick - start) % MONITORING_INTERVAL == timedelta(0):
                 monitor(tick)
             progress.last_tick = tick.isoformat()

@@ -26,7 +26,7 @@ from ontime.evaluation.bootstrap import Comparison
 from ontime.problem import INSTANCES
 from simulation.weekly_comparison import Week
 
-Kind = Literal["alert", "retrain", "rejected", "promoted", "rollback"]
+Kind = Literal["alert", "retrain", "canary", "rejected", "promoted", "rollback"]
 Score = Literal[
     "serving_log_loss", "frozen_log_loss", "serving_gap", "frozen_gap",
     "serving_cost", "frozen_cost", "lightgbm_cost", "always_cost", "never_cost",
@@ -59,6 +59,7 @@ BETTER, WORSE = "#2f8f5b", "#d1495b"
 LANES: dict[Kind, tuple[str, str, str]] = {
     "alert": ("^", "#e08a00", "performance alert"),
     "retrain": ("o", "#6b7280", "trained, in shadow"),
+    "canary": ("v", "#0b8fa5", "canary"),
     "rejected": ("X", "#d1495b", "rejected"),
     "promoted": ("D", "#2f8f5b", "promoted"),
     "rollback": ("<", "#7a5195", "rolled back"),

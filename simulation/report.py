@@ -1,6 +1,7 @@
 """The report of a replay: the values of ``demo.json``, the picture and a printed summary."""
 
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -148,8 +149,14 @@ def parity(settings: Settings, served: pd.DataFrame) -> dict[str, Any]:
 
 
 def replay_events(log: DecisionLog) -> list[Event]:
-    """Performance alerts, retrains with their results, and rollbacks."""
+    """Performance alerts, retrains with their results, canaries and rollbacks."""
     events: list[Event] = []
+    changes = log.changes()
+    ended = {  # the promotion of a canary, or its rollback
+        c.version if c.kind == "promotion" else c.replaced: c.as_of.isoformat()
+        for before, c in pairwise(changes)
+        if before.kind == "canary" != c.kind
+    }
     for decision in log.decisions():
         at, reasons = decision["decided_at"].isoformat(), decision["reasons"]
         if alerts := [reason["text"] for reason in reasons if reason["code"] in ALERTS]:
@@ -162,16 +169,17 @@ def replay_events(log: DecisionLog) -> list[Event]:
         if result := decision["result"]:
             why = "; ".join(decision["result_reasons"])
             evaluated = (decision["decided_at"] + SHADOW_PERIOD).isoformat()
-            events.append({"at": evaluated, "kind": result, "label": version, "reason": why})
+            at = ended.get(decision["challenger"], evaluated)
+            events.append({"at": at, "kind": result, "label": version, "reason": why})
     events += [
         {
             "at": change.as_of.isoformat(),
-            "kind": "rollback",
-            "label": f"v{change.version}",
+            "kind": "canary" if change.kind == "canary" else "rollback",
+            "label": f"v{change.version}" + (f" {change.share:.0%}" if change.share else ""),
             "reason": "; ".join(change.reasons),
         }
-        for change in log.changes()
-        if change.kind == "rollback"
+        for change in changes
+        if change.kind != "promotion"
     ]
     return sorted(events, key=lambda event: event["at"])
 

@@ -4,11 +4,12 @@ The defaults are the embedded system (files and SQLite below ``var/``). Each pro
 selected by its own variable; no other code depends on the environment it runs in.
 """
 
+from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 # The repository root of a development install: `var` does not follow the working directory.
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,6 +66,17 @@ class Settings(BaseSettings):
         "", description="services of the stack as name=yes, or name= with a default password"
     )
     shadow: bool = Field(True, description="score live traffic with a challenger in the background")
+    canary_shares: Annotated[tuple[float, ...], NoDecode] = Field(
+        (), description="shares of the instances that a new champion gets first; empty: all at once"
+    )
+
+    @field_validator("canary_shares", mode="before")
+    @classmethod
+    def parse_shares(cls, given: str | tuple[float, ...]) -> tuple[float, ...]:
+        shares = tuple(map(float, given.split(",") if isinstance(given, str) else given))
+        if not all(a < b for a, b in pairwise((0.0, *shares, 1.0))):
+            raise ValueError(f"shares increase between 0 and 1, like 0.05,0.25; given: {shares}")
+        return shares
 
     @model_validator(mode="after")
     def fill_embedded_defaults(self) -> "Settings":

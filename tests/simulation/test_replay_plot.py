@@ -43,6 +43,7 @@ WEEKS = [
 EVENTS = [
     Event(at="2024-07-08T00:00:00+00:00", kind="alert", label="calibration", reason=""),
     Event(at="2024-07-08T00:00:00+00:00", kind="retrain", label="", reason="calibration: −.06"),
+    Event(at="2024-07-08T00:30:00+00:00", kind="canary", label="v2 5%", reason=""),
     Event(at="2024-07-08T01:00:00+00:00", kind="promoted", label="v2", reason=""),
     Event(at="2024-07-22T00:00:00+00:00", kind="rejected", label="v3", reason="worse in <b>"),
     Event(at="2024-07-23T00:00:00+00:00", kind="rollback", label="v1", reason=""),
@@ -72,6 +73,7 @@ def test_every_kind_of_event_has_its_lane_and_its_label() -> None:
     assert lanes == {
         "performance alert",
         "trained, in shadow",
+        "canary",
         "promoted",
         "rejected",
         "rolled back",
@@ -81,7 +83,7 @@ def test_every_kind_of_event_has_its_lane_and_its_label() -> None:
 
 def test_a_challenger_has_a_bar_from_its_training_to_its_gate_result() -> None:
     trained = Event(at="2024-07-01T00:00:00+00:00", kind="retrain", label="v2", reason="")
-    events = [trained, EVENTS[2], EVENTS[3]]  # v3 was evaluated, and its training is not shown
+    events = [trained, EVENTS[3], EVENTS[4]]  # v3 was evaluated, and its training is not shown
     marks = draw(replace(RESULT, events=events)).axes[0]
     bars = [np.asarray(line.get_xdata()) for line in marks.lines if line.get_linewidth() == 2.5]
     ((first, last),) = bars

@@ -48,6 +48,18 @@ def test_the_environment_has_priority_over_the_file(
     assert (settings.api_url, settings.redis_url) == ("http://environment:3", "file:2")
 
 
+def test_canary_shares_are_numbers_separated_by_commas_that_increase(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert read(None).canary_shares == ()
+    monkeypatch.setenv("ONTIME_CANARY_SHARES", "0.05,0.25")
+    assert read(None).canary_shares == (0.05, 0.25)
+    for wrong in ("0", "1", "0.5,0.25", "0.1,0.1", "-0.1", "nan", "5%"):
+        monkeypatch.setenv("ONTIME_CANARY_SHARES", wrong)
+        with pytest.raises(ValidationError, match="canary_shares"):
+            read(None)
+
+
 def test_a_misspelt_setting_is_an_error(tmp_path: Path) -> None:
     file = tmp_path / "settings.env"
     file.write_text("ONTIME_REDDIS_URL=localhost:6379\n")

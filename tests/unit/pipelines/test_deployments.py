@@ -46,15 +46,15 @@ def test_the_deployments_that_the_alerts_name_exist() -> None:
     assert named <= {flow_of(each).name for each in DEPLOYMENTS}
 
 
-def test_only_monitoring_has_a_schedule_and_it_is_inactive() -> None:
+def test_monitoring_and_canary_have_schedules_and_they_are_inactive() -> None:
     """Where the past is replayed, a run by the wall clock would find no prediction."""
     schedules = {
         each["entrypoint"]: each["schedules"] for each in DEPLOYMENTS if "schedules" in each
     }
-    assert set(schedules) == {"pipelines/monitor.py:monitor"}
-    ((schedule,),) = schedules.values()
-    assert schedule["active"] is False
-    CronSchedule(cron=schedule["cron"], timezone=schedule["timezone"])
+    assert set(schedules) == {"pipelines/monitor.py:monitor", "pipelines/canary.py:canary"}
+    for (schedule,) in schedules.values():
+        assert schedule["active"] is False
+        CronSchedule(cron=schedule["cron"], timezone=schedule["timezone"])
 
 
 def test_a_decision_to_retrain_emits_the_event_that_starts_the_deployment(
