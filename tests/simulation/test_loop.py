@@ -129,6 +129,7 @@ def system(dataset: Dataset) -> Iterator[System]:
             )
             train(start - 7 * DAY, baselines=("logistic", "base_rate"))
         patch.setattr("pipelines.promote.FIRST_GATE_BASELINES", ())
+        patch.setattr("pipelines.promote.TREES", ())
         assert promote(start)["promote"]
         decisions = open_decision_log(settings)
         log = PredictionLog(settings.prediction_db_url)

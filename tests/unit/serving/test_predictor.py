@@ -173,6 +173,8 @@ def test_concurrent_retries_at_two_replicas_get_one_response(
 ) -> None:
     models = [FakeModel(0.25), FakeModel(0.25)]
     replicas = [open_api(load_model=lambda _, model=model: model) for model in models]
+    for replica in replicas:  # FastAPI builds a route at its first request, in one thread only
+        assert replica.post("/predict", json={}, headers=KEY).status_code == 422
     # Both are past the lookup of the key before one logs.
     both = threading.Barrier(2, timeout=60)
     for model in models:
