@@ -228,9 +228,11 @@ def test_a_canary_does_not_hold_back_the_next_training(
         raise InterruptedError
 
     monkeypatch.setattr(monitor_flow, "decide", decide)
-    for in_shadow in (True, False):
+    for step in ("both", "the canary", "the canary, which ended"):
         with pytest.raises(InterruptedError):
             monitor_flow.decide_and_record.fn(system.settings, system.log, cast(Any, None))
-        if in_shadow:
+        if step == "both":
             system.log.record_result("d2", promoted=False, reasons=[])
-    assert histories == [True, False]
+        elif step == "the canary":
+            rollback_flow.rollback.fn("its decision has no result yet")
+    assert histories == [True, False, True]
