@@ -9,6 +9,8 @@ decides on its promotion, so a false alarm costs one training run and not a wors
   evaluated. Scores of the champion's own predictions over `WINDOW` are evidence.
 - In `make policies` no alert improves on the weekly schedule. With a longer `MAX_AGE` an alert
   starts a training between scheduled ones.
+- A broken feed (`monitoring.input_checks`) is a guard: a model trained meanwhile would learn from
+  its absence. The schedule goes on once a whole day is in order.
 - Drift is evidence, never a trigger: in the demo a third to three quarters of the columns drift in
   every week, whether or not a new model would be better.
 - A challenger is trained and then scores live traffic in shadow, at stated times on the clock of
@@ -25,7 +27,9 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from monitoring.drift import Drift
+from monitoring.input_checks import InputChecks, broken_feeds, widest
 from monitoring.performance import Performance
+from monitoring.reason import Reason
 from monitoring.sequential import LIMITS, NAMES, SequentialTests
 from ontime.problem import MIN_MONITORING_DAYS, MIN_MONITORING_LABELS
 
@@ -61,7 +65,8 @@ class MonitoringSnapshot:
     trained_through: datetime  # the champion was trained on outcomes known by then
     performance: Performance
     tests: SequentialTests  # of all versions' predictions
-    drift: Drift | None = None  # None: too few rows to compare
+    drift: Drift | None = None  # None: not measured, or too few rows to compare
+    inputs: InputChecks | None = None  # of the last day; None: not checked
 
 
 @dataclass(frozen=True)
@@ -74,16 +79,6 @@ class RetrainHistory:
 
 
 @dataclass(frozen=True)
-class Reason:
-    """A rule that applied: its code, the value found, the limit it broke, and both as text."""
-
-    code: str
-    value: float | str | None
-    limit: float | None
-    text: str
-
-
-@dataclass(frozen=True)
 class Decision:
     """`dataclasses.asdict` gives JSON."""
 
@@ -93,13 +88,16 @@ class Decision:
     decision_id: str
 
 
-def decide(snapshot: MonitoringSnapshot, history: RetrainHistory) -> Decision:
+def decide(
+    snapshot: MonitoringSnapshot, history: RetrainHistory, max_age: timedelta = MAX_AGE
+) -> Decision:
     """Guards first, then triggers; triggers that a guard held back are among the reasons."""
     evidence = _evidence(snapshot)
     decision_id = _digest(evidence)
     guards = tuple(_guards(snapshot, history, decision_id))
     too_few = tuple(_too_few_labels(snapshot.tests))
-    schedule, alarms = tuple(_schedule(snapshot, history)), tuple(alerts(snapshot.tests))
+    schedule = tuple(_schedule(snapshot, history, max_age))
+    alarms = tuple(alerts(snapshot.tests))
     if guards:
         reasons = guards + too_few + _held_back(alarms + schedule)
         return Decision("keep", reasons, evidence, decision_id)
@@ -132,6 +130,8 @@ def _guards(
     snapshot: MonitoringSnapshot, history: RetrainHistory, decision_id: str
 ) -> Iterator[Reason]:
     found = snapshot.performance
+    if snapshot.inputs is not None:
+        yield from broken_feeds(snapshot.inputs)
     if history.in_progress:
         text = "a challenger is in training or in shadow; the gate evaluates it first"
         yield Reason("challenger_in_shadow", None, None, text)
@@ -163,14 +163,16 @@ def alerts(tests: SequentialTests) -> Iterator[Reason]:
             yield Reason(name, value, limit, text)
 
 
-def _schedule(snapshot: MonitoringSnapshot, history: RetrainHistory) -> Iterator[Reason]:
+def _schedule(
+    snapshot: MonitoringSnapshot, history: RetrainHistory, max_age: timedelta
+) -> Iterator[Reason]:
     last = max(history.last_retrain or snapshot.trained_through, snapshot.trained_through)
-    if (age := snapshot.now - last) >= MAX_AGE:
+    if (age := snapshot.now - last) >= max_age:
         text = (
             f"the newest model was trained through {age / DAY:.0f} days ago; the schedule is "
-            f"{MAX_AGE / DAY:.0f} days"
+            f"{max_age / DAY:.0f} days"
         )
-        yield Reason("scheduled", age / DAY, MAX_AGE / DAY, text)
+        yield Reason("scheduled", age / DAY, max_age / DAY, text)
 
 
 def _within_limits(snapshot: MonitoringSnapshot) -> Reason:
@@ -202,6 +204,12 @@ def _evidence(snapshot: MonitoringSnapshot) -> dict[str, Any]:
                     name: column.score for name, column in [*drift.columns.items()][:TOP_COLUMNS]
                 },
                 "left_out": sorted(drift.left_out),
+            },
+            "inputs": snapshot.inputs
+            and asdict(snapshot.inputs)
+            | {
+                "spread": dict(widest(snapshot.inputs.spread)[:TOP_COLUMNS]),
+                "n_broken": len(tuple(broken_feeds(snapshot.inputs))),
             },
         }
     )

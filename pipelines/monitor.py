@@ -18,8 +18,10 @@ from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 
 from monitoring.drift import Drift, drift_report
+from monitoring.input_checks import check_inputs
 from monitoring.performance import performance
 from monitoring.retrain_policy import (
+    MAX_AGE,
     SHADOW_PERIOD,
     WINDOW,
     Decision,
@@ -44,10 +46,15 @@ MONITORING_INTERVAL = timedelta(days=7)  # also the period of the drift report
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def collect_signals(settings: Settings, now: datetime) -> MonitoringSnapshot:
-    """Performance and drift of the champion's predictions, sequential tests of everyone's.
+def collect_signals(
+    settings: Settings, now: datetime, with_drift: bool = True
+) -> MonitoringSnapshot:
+    """Performance and drift of the champion's predictions, sequential tests and checks of all.
 
     All with the outcomes known at ``now``.
+
+    Args:
+        with_drift: drift covers a week; who monitors more often measures it once a week.
 
     Raises:
         LookupError: if no version is champion.
@@ -62,30 +69,35 @@ def collect_signals(settings: Settings, now: datetime) -> MonitoringSnapshot:
     due = served[(served.due_at <= now) & served.label.notna()]
     evaluated = [row["decided_at"] for row in DecisionLog(log).decisions() if row["result"]]
     last_gate_result = max(evaluated) + SHADOW_PERIOD if evaluated else None
+    reference = registry.reference_data(settings, champion)
+    in_interval = own[own.as_of >= now - MONITORING_INTERVAL]
     return MonitoringSnapshot(
         now=now,
         champion=champion,
         trained_through=parse_utc(metadata["trained_through"]),
         performance=performance(own, now, metadata["scores"]),
         tests=sequential_tests(due, last_gate_result),
-        drift=measure_drift(settings, champion, own[own.as_of >= now - MONITORING_INTERVAL], now),
+        drift=measure_drift(settings, reference, in_interval, now) if with_drift else None,
+        inputs=check_inputs(served, reference, now),
     )
 
 
 def measure_drift(
-    settings: Settings, champion: str, served: pd.DataFrame, now: datetime
+    settings: Settings, reference: pd.DataFrame, served: pd.DataFrame, now: datetime
 ) -> Drift | None:
     """Drift from the champion's training window; None if there are too few predictions."""
     if len(served) < MIN_DRIFT_INSTANCES:
         return None
-    reference = registry.reference_data(settings, champion)
     html, workspace = drift_html(settings, now), settings.data_dir / "evidently"
     return drift_report(reference, served, FEATURE_SPEC, html, workspace)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def decide_and_record(
-    settings: Settings, log: DecisionLog, snapshot: MonitoringSnapshot
+    settings: Settings,
+    log: DecisionLog,
+    snapshot: MonitoringSnapshot,
+    max_age: timedelta = MAX_AGE,
 ) -> Decision:
     """Keep or retrain; written to the decision log, to a report and to the champion's run."""
     decisions, canary = log.decisions(), canary_of(log.changes())
@@ -97,7 +109,7 @@ def decide_and_record(
         # A canary passed the gate: the next challenger is trained meanwhile.
         any(canary is None or row["challenger"] != canary.version for row in unfinished),
     )
-    decision = decide(snapshot, history)
+    decision = decide(snapshot, history, max_age)
     log.record(asdict(decision) | {"decided_at": snapshot.now})
     path = settings.reports_dir / f"monitoring-{snapshot.now:%Y-%m-%d}.json"
     report = {"snapshot": asdict(snapshot), "decision": asdict(decision)}
@@ -114,7 +126,9 @@ def drift_html(settings: Settings, now: datetime) -> Path:
 
 
 @flow(name="monitor")
-def monitor(now: datetime | None = None) -> dict[str, Any]:
+def monitor(
+    now: datetime | None = None, max_age: timedelta = MAX_AGE, with_drift: bool = True
+) -> dict[str, Any]:
     """Evaluate, measure, decide, and start the retrain if one was decided.
 
     A training that was decided earlier and did not finish (its process was killed) is started
@@ -122,6 +136,8 @@ def monitor(now: datetime | None = None) -> dict[str, Any]:
 
     Args:
         now: the time on the clock of as_of; by default the wall clock, for scheduled runs.
+        max_age: of the newest training; the schedule starts the next one then.
+        with_drift: see `collect_signals`.
     """
     settings, now = Settings(), now or datetime.now(UTC)
     log = open_decision_log(settings)
@@ -131,8 +147,8 @@ def monitor(now: datetime | None = None) -> dict[str, Any]:
             start_retrain(settings, pending["decided_at"], pending["decision_id"])
         elif canary_of(log.changes()) is None and now >= pending["decided_at"] + SHADOW_PERIOD:
             conclude_shadow(settings, log, pending, now)
-    snapshot = collect_signals(settings, now)
-    decision = decide_and_record(settings, log, snapshot)
+    snapshot = collect_signals(settings, now, with_drift)
+    decision = decide_and_record(settings, log, snapshot, max_age)
     texts = [reason.text for reason in decision.reasons]
     title = f"## {now:%Y-%m-%d}: {decision.action}"
     create_markdown_artifact(key="decision", markdown="\n- ".join([title, *texts]))

@@ -157,6 +157,7 @@ def _model_metrics(evidence: Mapping[str, Any]) -> dict[str, float]:
     found |= {n: performance[n] for n in ("label_coverage", "positive_rate", "mean_prediction")}
     found["share_drifted"] = drift.get("share_drifted")
     found["prediction_drift"] = drift.get("prediction")
+    found["broken_feeds"] = (evidence.get("inputs") or {}).get("n_broken")
     return {name: value for name, value in found.items() if value is not None}
 
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from monitoring.drift import ColumnDrift, Drift
+from monitoring.input_checks import MISSING_LIMIT, UNIT_FACTOR, InputChecks
 from monitoring.performance import Estimate, Performance
 from monitoring.retrain_policy import (
     MAX_AGE,
@@ -81,6 +82,13 @@ BIASED = alarmed("residual")
 OLD = replace(SNAPSHOT, trained_through=NOW - MAX_AGE)
 NOT_YET_OLD = replace(SNAPSHOT, trained_through=NOW - MAX_AGE + timedelta(hours=1))
 
+
+def checked(**found: object) -> InputChecks:
+    """Checks of a day on which all feeds are in order, but for what is given."""
+    fine = InputChecks(900, {"a": 0.01, "b": -0.02}, {"x": 1.4, "y": 0.2}, label_coverage=1.0)
+    return replace(fine, **found)  # type: ignore[arg-type]
+
+
 TABLE = {
     "nothing wrong": (SNAPSHOT, NONE, "keep", "within_limits"),
     "few labels": (with_tests(BIASED, n_labels=MIN_LABELS - 1), NONE, "keep", "too_few_labels"),
@@ -101,6 +109,27 @@ TABLE = {
     "old with few labels": (with_tests(OLD, n_labels=5), NONE, "retrain", "scheduled"),
     "old with labels missing": (
         measured(OLD, label_coverage=MIN_COVERAGE - 0.01), NONE, "keep", "labels_missing",
+    ),
+    "old, and a view is missing": (
+        replace(OLD, inputs=checked(missing={"a": MISSING_LIMIT + 0.01})), NONE,
+        "keep", "view_missing",
+    ),
+    "old, and a view is nearly missing": (
+        replace(OLD, inputs=checked(missing={"a": MISSING_LIMIT})), NONE, "retrain", "scheduled",
+    ),
+    "old, and a feature varies less": (
+        replace(OLD, inputs=checked(spread={"x": 0.9 / UNIT_FACTOR})), NONE,
+        "keep", "unit_changed",
+    ),
+    "old, and a feature varies more": (
+        replace(OLD, inputs=checked(spread={"x": 1.1 * UNIT_FACTOR})), NONE,
+        "keep", "unit_changed",
+    ),
+    "old, and no label of the day is known": (
+        replace(OLD, inputs=checked(label_coverage=0.0)), NONE, "keep", "labels_stopped",
+    ),
+    "old, and the feeds are in order": (
+        replace(OLD, inputs=checked()), NONE, "retrain", "scheduled",
     ),
     "every column drifted": (replace(SNAPSHOT, drift=drift(1.0)), NONE, "keep", "within_limits"),
 }  # fmt: skip
@@ -190,3 +219,14 @@ def test_traffic_that_can_never_satisfy_the_guards_is_an_error() -> None:
     for labels, days in ((MIN_LABELS - 1, MIN_DAYS), (MIN_LABELS, MIN_DAYS - 1)):
         with pytest.raises(UnsatisfiableRule, match=f"{labels:,} labels on {days} days. Lower"):
             check_rules(labels, days)
+
+
+def test_broken_feeds_are_in_the_evidence_with_the_widest_spreads() -> None:
+    spread = {f"x{i}": 1.0 + i for i in range(10)} | {"narrow": 0.01}
+    found = decide(replace(SNAPSHOT, inputs=checked(spread=spread)), NONE).evidence["inputs"]
+    assert found["n_broken"] == 1
+    assert [*found["spread"]] == ["narrow", "x9", "x8", "x7", "x6"]
+
+
+def test_the_schedule_is_that_of_the_caller() -> None:
+    assert decide(OLD, NONE, max_age=2 * MAX_AGE).action == "keep"

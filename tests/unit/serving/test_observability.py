@@ -71,9 +71,12 @@ def test_the_evidence_of_the_newest_decision_becomes_metrics(
     api: TestClient, log: PredictionLog
 ) -> None:
     drift = {"share_drifted": 0.5, "prediction": 0.2}
-    DecisionLog(log).record(decision("d1", 0.7, drift) | {"decided_at": AS_OF})
+    first = decision("d1", 0.7, drift) | {"decided_at": AS_OF}
+    first["evidence"]["inputs"] = {"n_broken": 2}
+    DecisionLog(log).record(first)
     publish_monitoring_metrics(state_of(api))
     assert metric(api, 'ontime_model_metric{metric="share_drifted"}') == 0.5
+    assert metric(api, 'ontime_model_metric{metric="broken_feeds"}') == 2
 
     DecisionLog(log).record(decision("d2", 0.5) | {"decided_at": LAST_RUN})
     publish_monitoring_metrics(state_of(api))
