@@ -5,7 +5,7 @@ PYTHON ?= python3.13 python3.12 python3.11 python3# the first that is 3.11 or ne
 WORKERS ?= 1
 TEST_PROCESSES ?= 2# each has its own tables and servers, about 2 GB
 PORT ?= 9000# above 8000 to 8999, where Prefect starts its temporary server
-# Without a default here, because the code has one: AS_OF, START, END, MODEL, TRIALS.
+# Without a default here, because the code has one: AS_OF, START, END, MODEL, TRIALS, ONLY.
 
 PY := .venv/bin/python
 STAMP := .venv/.installed
@@ -44,7 +44,7 @@ export PIP_NO_INPUT := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help setup ingest features train promote serve keys monitor retrain rollback score export demo \
-	replay policies backtest tune reproduce bench bench-serving attack spark-check aws-check \
+	replay drills policies backtest tune reproduce bench bench-serving attack spark-check aws-check \
 	results check test e2e lint typecheck unit browser pictures site rename fork-check clean
 .DEFAULT_GOAL := help
 
@@ -91,6 +91,9 @@ demo: $(STAMP) ## ingest, train, serve, replay, and a report of what the loop ga
 
 replay: $(STAMP) ## the demo from START to END, any part of the data
 	$(PY) -m simulation.demo $(call option,START,start) $(call option,END,end)
+
+drills: $(STAMP) ## incidents through the whole system: feeds stop, units and labels break (a quarter of an hour)
+	$(PY) -m simulation.drills $(call option,ONLY,only)
 
 policies: $(STAMP) ## retraining policies on the same requests: schedule, gate, alerts (half an hour)
 	$(PY) -m experiments.policies $(call option,END,end)

@@ -1,4 +1,4 @@
-"""Write docs/results.md, its pictures, and the results table of README.md from the last reports.
+"""Write docs/results.md, docs/drills.md, their pictures, and README's table from the last reports.
 
     python -m experiments.write_results
 
@@ -11,6 +11,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from experiments.drill_page import PICTURES as DRILL_PICTURES
+from experiments.drill_page import drills_page
 from experiments.markdown import Report
 from experiments.policy_tables import policies_section
 from experiments.results_tables import (
@@ -172,6 +174,20 @@ def write_results(reports_dir: Path, root: Path) -> None:
     for picture in PICTURES:
         if (reports_dir / picture).exists():
             shutil.copy(reports_dir / picture, images / picture)
+    write_drills(reports_dir, root / "docs")
+
+
+def write_drills(reports_dir: Path, docs: Path) -> None:
+    """Write docs/drills.md and its pictures, if there is a report of the drills."""
+    path = reports_dir / "drills.json"
+    if not path.exists():
+        return
+    report = json.loads(path.read_text())
+    (docs / "drills.md").write_text(drills_page(report))
+    (docs / DRILL_PICTURES).mkdir(parents=True, exist_ok=True)
+    for drill in report["drills"]:
+        name = f"{drill['name']}.png"
+        shutil.copy(reports_dir / "drills" / name, docs / DRILL_PICTURES / name)
 
 
 if __name__ == "__main__":

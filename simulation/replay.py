@@ -5,9 +5,9 @@
 The only clock of the project is here; it ticks every `PREDICTION_INTERVAL`. In each tick, feature
 rows that became known are written to the online store, instances whose prediction time has come
 are predicted over HTTP, and outcomes that became known are reported. Monitoring runs at the start
-and once a week. A training takes `TRAINING_TIME` on this clock, however long it takes on the
-machine: the clock waits for it, so that a replay makes the same decisions in one process and
-through Prefect.
+and once a week (in a drill, once a day). A training takes `TRAINING_TIME` on this clock, however
+long it takes on the machine: the clock waits for it, so that a replay makes the same decisions in
+one process and through Prefect.
 
 A replay can be stopped at any moment, ``kill -9`` included. Each step of a tick is idempotent
 (upserts, idempotency keys, outcomes by instance); a run continues after the last saved tick.
@@ -26,7 +26,7 @@ import pandas as pd
 from prefect import flow
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
-from monitoring.retrain_policy import TRAINING_TIME
+from monitoring.retrain_policy import MAX_AGE, TRAINING_TIME
 from ontime.data.timestamps import parse_utc
 from ontime.features.feast_config import open_feature_store
 from ontime.features.historical import load_requests
@@ -194,10 +194,19 @@ def wait_for_training(settings: Settings, log: DecisionLog, tick: datetime) -> N
 
 
 @flow(name="replay")
-def replay(start: datetime = DEMO_START, end: datetime = DEMO_END) -> Progress:
+def replay(
+    start: datetime = DEMO_START,
+    end: datetime = DEMO_END,
+    monitoring_interval: timedelta = MONITORING_INTERVAL,
+    max_age: timedelta = MAX_AGE,
+) -> Progress:
     """Replay (start, end]; continues after the last tick of an earlier run of the same period.
 
     The online store must be materialized as of ``start``, and the API must have a champion.
+
+    Args:
+        monitoring_interval: simulated time from one monitoring run to the next.
+        max_age: of the newest training, see `pipelines.monitor.monitor`.
     """
     settings = Settings()
     path = progress_file(settings)
@@ -219,11 +228,12 @@ def replay(start: datetime = DEMO_START, end: datetime = DEMO_END) -> Progress:
             wait_for_training(settings, decisions, tick)
             play_tick(writer, data, client, tick)
             if tick - start == PREDICTION_INTERVAL:
-                monitor(start)  # after the first predictions, which do not wait for a training
+                monitor(start, max_age)  # after the first predictions, which wait for no training
             if (tick - start) % CANARY_INTERVAL == timedelta(0):
                 advance_canary(settings, decisions, tick)
-            if (tick - start) % MONITORING_INTERVAL == timedelta(0):
-                monitor(tick)
+            if (tick - start) % monitoring_interval == timedelta(0):
+                weekly = (tick - start) % MONITORING_INTERVAL == timedelta(0)
+                monitor(tick, max_age, with_drift=weekly)
             progress.last_tick = tick.isoformat()
             progress.seconds += perf_counter() - started
             progress.save(path)

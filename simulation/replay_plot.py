@@ -91,7 +91,7 @@ def draw(result: ReplayResult) -> Figure:
     figure = Figure(figsize=(WIDTH_IN, 5.6 + strip), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     marks, *panels = figure.subplots(4, 1, sharex=True, height_ratios=(strip, 2.2, 1.0, 1.4))
-    starts = np.array([_day(week["start"]) for week in weeks])
+    starts = np.array([day_number(week["start"]) for week in weeks])
     middles = starts + WEEK / 2
     _style([marks, *panels], starts)
     _draw_events(marks, events, lanes)
@@ -102,7 +102,9 @@ def draw(result: ReplayResult) -> Figure:
         if event["kind"] in ("promoted", "rollback"):  # the serving version changed
             for panel in panels:
                 colour = LANES[event["kind"]][1]
-                panel.axvline(_day(event["at"]), color=colour, linewidth=0.9, alpha=0.55, zorder=0)
+                panel.axvline(
+                    day_number(event["at"]), color=colour, linewidth=0.9, alpha=0.55, zorder=0
+                )
     marks.set_title(_headline(result), loc="left", fontsize=11, fontweight="bold", pad=22)
     above = {"xycoords": "axes fraction", "textcoords": "offset points"}
     marks.annotate(_summary(result), (0, 1), xytext=(0, 8), fontsize=9, color=INK, **above)
@@ -124,7 +126,7 @@ def _draw_events(axes: Axes, events: Sequence[Event], lanes: list[Kind]) -> None
         mark, colour, _ = LANES[kind]
         axes.axhline(height, color=GRID, linewidth=0.8, zorder=0)
         marks = sorted(
-            (_day(event["at"]), event["label"]) for event in events if event["kind"] == kind
+            (day_number(event["at"]), event["label"]) for event in events if event["kind"] == kind
         )
         days = [day for day, _ in marks]
         for day, until in _shadow_periods(events) if kind == "retrain" else ():
@@ -139,9 +141,11 @@ def _draw_events(axes: Axes, events: Sequence[Event], lanes: list[Kind]) -> None
 
 def _shadow_periods(events: Sequence[Event]) -> list[tuple[float, float]]:
     """From each training to the gate's result on its model, in days."""
-    evaluated = {e["label"]: _day(e["at"]) for e in events if e["kind"] in ("promoted", "rejected")}
+    evaluated = {
+        e["label"]: day_number(e["at"]) for e in events if e["kind"] in ("promoted", "rejected")
+    }
     return [
-        (_day(e["at"]), evaluated[e["label"]])
+        (day_number(e["at"]), evaluated[e["label"]])
         for e in events
         if e["kind"] == "retrain" and e["label"] in evaluated
     ]
@@ -203,7 +207,8 @@ def _values(weeks: Sequence[Week], score: Score) -> np.ndarray:
     return np.array([week[score] for week in weeks], dtype=np.float64)
 
 
-def _day(time: str) -> float:
+def day_number(time: str) -> float:
+    """Days since the epoch, the x axis of the pictures, of an ISO 8601 time."""
     return (datetime.fromisoformat(time) - EPOCH) / timedelta(days=1)
 
 

@@ -31,6 +31,9 @@ API (`api`)
     Outcome                 pydantic model with instance_id, label, known_at, details,
                             earliest_known_at(instance)
     EXAMPLE_AS_OF, EXAMPLE_INSTANCE, EXAMPLE_OUTCOME    JSON values
+Drills (`incidents`)
+    DRILLS_START            start of the undisturbed replay before the drills
+    DRILLS                  incidents, see `ontime.data.drill_types`; all begin after the same weeks
 Pages (`page`, ``templates/``)
     BOARD_TITLE, BOARD_COLUMNS, BOARD_WINDOW, board_row(instance), outcome_text(details)
     DECISION_TEXTS, RATE_TEXT, FIELD_NAMES, GROUP_NAMES     words for people
@@ -76,6 +79,7 @@ from ontime.problem.definition import (
     local_day,
 )
 from ontime.problem.examples import examples, outcome_of, request_of
+from ontime.problem.incidents import DRILLS, DRILLS_START
 from ontime.problem.page import (
     BOARD_COLUMNS,
     BOARD_TITLE,
@@ -116,6 +120,8 @@ __all__ = [
     "DECISION_TEXTS",
     "DEMO_END",
     "DEMO_START",
+    "DRILLS",
+    "DRILLS_START",
     "ENTITY_KEYS",
     "EXAMPLE_AS_OF",
     "EXAMPLE_INSTANCE",

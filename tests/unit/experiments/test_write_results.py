@@ -179,6 +179,60 @@ def test_the_page_has_every_table_and_its_pictures(reports_dir: Path, root: Path
         assert f"(images/{picture})" in page
 
 
+def drill(name: str, **changes: Any) -> dict[str, Any]:
+    """One entry of ``drills.json``."""
+    day = "2024-06-{}T00:00:00+00:00".format
+    return {
+        "name": name,
+        "title": f"The {name}",
+        "text": "It stops.",
+        "kind": "StoppedView",
+        "since": day(11), "until": day(14), "noticed_at": day(12),
+        "noticed_after_hours": 24.0, "limit_hours": 30, "told": ["a view is missing"],
+        "held_back": [day(12), day(13)],
+        "events": [{"at": day(15), "kind": "retrain", "label": "v5", "reason": ""}],
+        "stale_responses": 2_101, "stale_responses_undisturbed": 12,
+        "against": "the undisturbed replay",
+        "cost": DIFFERENCE | {"n": 2_712, "per_1000": 460.0, "per_1000_other": 450.0},
+    } | changes  # fmt: skip
+
+
+def test_the_page_of_the_drills_is_written_from_their_report(reports_dir: Path, root: Path) -> None:
+    drills = [drill("feed"), drill("regime", kind="ChangedRegime", cost=None, held_back=[])]
+    report = {"start": PERIOD["start"], "forked_at": PERIOD["end"], "drills": drills} | {
+        "calm": {"days": 71, "alarms": ["2024-07-01: a is missing"]},
+        "undisturbed_alerts": [],
+    }
+    (reports_dir / "drills.json").write_text(json.dumps(report))
+    (reports_dir / "drills").mkdir()
+    for each in drills:
+        (reports_dir / "drills" / f"{each['name']}.png").write_bytes(b"png")
+
+    write_results(reports_dir, root)
+
+    page = (root / "docs" / "drills.md").read_text()
+    for text in (
+        "| [The feed](#the-feed) | 24 h | 30 h | -0.0065 [-0.0110, -0.0024] |",
+        "on each of the 71 days of the data after 1 May 2024, raise 1: 2024-07-01: a is missing.",
+        "- **Noticed** after 24 hours, on 12 June 2024 (limit 30 hours).",
+        "- **A person is told:** a view is missing.",
+        "2,101 responses of the period named a stale feature, 12 in the undisturbed replay.",
+        "The scheduled training is held back on 12 June 2024, 13 June 2024.",
+        "Models: v5 trained on 15 June 2024.",
+        "decisions cost 460 per 1,000 against 450.",
+        "(2,712 labelled predictions of the same period",
+        "**It cost** nothing that was measured",
+        "![The regime](images/drills/regime.png)",
+    ):
+        assert text in page, text
+    assert (root / "docs" / "images" / "drills" / "feed.png").read_bytes() == b"png"
+
+
+def test_without_a_report_the_page_of_the_drills_stays(reports_dir: Path, root: Path) -> None:
+    write_results(reports_dir, root)
+    assert not (root / "docs" / "drills.md").exists()
+
+
 def test_a_cell_that_needs_a_null_is_empty() -> None:
     assert table([{"a": None, "b": 1}], {"a": "{a:.2f}", "b": "{b}"}).endswith("|  | 1 |")
 
