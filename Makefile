@@ -44,7 +44,7 @@ export PIP_NO_INPUT := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help setup ingest features train promote serve keys monitor retrain rollback score export demo \
-	replay drills policies backtest tune reproduce bench bench-serving attack spark-check aws-check \
+	replay drills policies backtest tune reproduce bench bench-serving attack costs spark-check aws-check \
 	results check test e2e lint typecheck unit browser pictures site rename fork-check clean
 .DEFAULT_GOAL := help
 
@@ -119,8 +119,11 @@ attack: $(STAMP) ## generated and hostile requests, then kill -9 under load (20 
 site: $(STAMP) ## the finished demo as a static site in var/site, with the model in the browser
 	$(PY) -m experiments.static_site
 
-pictures: $(STAMP) ## the pictures of the pages in docs/images, from the finished demo
+pictures: $(STAMP) ## the pictures in docs/images: the pages, the loop and the tools, from the finished demo
 	$(PY) -m experiments.pictures
+
+costs: $(STAMP) ## benefit and cost of every feature, from the finished demo (a minute)
+	$(PY) -m experiments.feature_costs
 
 spark-check: $(STAMP) .venv/.spark ## features and join on Spark against DuckDB, every cell of the year (needs Java 17)
 	$(PY) -m experiments.spark_check
@@ -143,7 +146,8 @@ check: $(STAMP) ## lint, types, import contracts and the fast tests, within a mi
 
 test: lint typecheck ## every check: lint, types, import contracts, all tests with coverage
 	$(PY) -m pytest --numprocesses=$(TEST_PROCESSES) --dist=loadfile --no-loadscope-reorder \
-		--cov --cov-report=term --durations=10
+		--cov --cov-report=term --cov-report=xml:var/reports/coverage.xml \
+		--junitxml=var/reports/tests.xml --durations=10
 
 e2e: $(STAMP) ## the compose stack, up, with faults, and down again: Docker with Compose v2 and 8 GB
 	$(PY) -m pytest tests/e2e -m e2e -v --durations=10

@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 
 import yaml
 
@@ -56,7 +57,8 @@ def test_workflows_call_tasks_that_exist_and_pinned_actions() -> None:
         assert yaml.safe_load(text)["permissions"] == {"contents": "read"}
         assert set(re.findall(r"^ *(?:- run:)? *make ([a-z0-9-]+)", text, re.MULTILINE)) <= TARGETS
         for action in re.findall(r"uses: (.+)", text):  # a tag can be moved; Dependabot reads it
-            assert re.fullmatch(r"[\w/-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", action), action
+            pinned = re.fullmatch(r"[\w/-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", action)
+            assert pinned or (ROOT / action).is_file(), action  # or another workflow of ours
 
 
 def test_every_pinned_package_and_every_image_of_ours_is_scanned() -> None:
@@ -69,3 +71,18 @@ def test_every_pinned_package_and_every_image_of_ours_is_scanned() -> None:
     built = {service["image"] for service in services if "build" in service}
     assert set(jobs["images"]["strategy"]["matrix"]["image"]) == built
     assert jobs["images"]["steps"][-1]["with"]["exit-code"] == "1"
+
+
+def test_a_release_is_tested_first_and_publishes_images_then_pages_and_notes() -> None:
+    release = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text())
+    needs = {name: job.get("needs") for name, job in release["jobs"].items()}
+    assert needs == {"test": None, "images": "test", "pages": "images", "notes": "images"}
+
+
+def test_the_changelog_has_a_dated_part_for_the_version_of_the_package() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    text = (ROOT / "CHANGELOG.md").read_text()
+    parts = re.findall(r"^## \[(.+?)\](?: - (\d{4}-\d\d-\d\d))?$", text, re.MULTILINE)
+    assert parts[0] == ("Unreleased", "")
+    assert version in [number for number, date in parts if date]
+    assert all(date for number, date in parts if number != "Unreleased")
