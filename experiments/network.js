@@ -72,3 +72,22 @@ if (window.MODEL) {
     };
   };
 }
+
+// The Ask page of the static site: the same sliders for another recorded instance.
+function setUpRecorded(select) {
+  const box = document.getElementById("sliders");
+  select.addEventListener("change", () => {
+    const [values] = window.INPUTS[select.value];
+    const { page, changes } = window.RECORDED[select.value];
+    document.getElementById("recorded-page").href = page;
+    box.dataset.prediction = select.value;
+    box.querySelectorAll("[data-changes]").forEach((button, i) => { button.dataset.changes = changes[i]; });
+    box.querySelectorAll("input[type=range]").forEach((input) => {
+      const name = Object.keys(JSON.parse(input.dataset.features))[0];
+      input.dataset.was = values[window.MODEL.numeric.indexOf(name)] ?? "";
+    });
+    box.querySelector("[data-reset]").click();
+  });
+}
+
+if (document.getElementById("recorded")) setUpRecorded(document.getElementById("recorded"));

@@ -35,7 +35,7 @@ from pipelines.build_features import build_features
 from pipelines.ingest import ingest
 from pipelines.promote import promote
 from pipelines.train import train
-from simulation.progress import Progress, prepared_file, progress_file
+from simulation.progress import Progress, prepared_file, progress_file, system_page_file
 from simulation.replay import parse_period, replay
 from simulation.report import measure, print_summary
 
@@ -176,6 +176,14 @@ def prepare(settings: Settings, start: datetime) -> dict[str, Any]:
     }
 
 
+def keep_system_page(settings: Settings) -> None:
+    """Save the System page: the counters of the API start again when it does."""
+    address = f"{settings.api_url}/system"
+    page = httpx.get(address, headers=settings.client_headers, timeout=60).raise_for_status()
+    with atomic_write(system_page_file(settings)) as temporary:
+        temporary.write_text(page.text)
+
+
 class PeakMemory(threading.Thread):
     """Samples the memory of this process and its children (the API, Prefect); peak in GB."""
 
@@ -212,6 +220,7 @@ def demo(start: datetime, end: datetime) -> dict[str, Any]:
             temporary.write_text(json.dumps(prepared))
     with running_api(settings):
         replayed = replay(start, end)
+        keep_system_page(settings)
     report = measure(settings, prepared, replayed)
     report["seconds"]["total"] = round(perf_counter() - started, 2)
     report["peak_rss_gb"] = round(memory.peak_gb, 2)

@@ -98,3 +98,8 @@ def progress_file(settings: Settings) -> Path:
 def prepared_file(settings: Settings) -> Path:
     """What the demo measured before the replay."""
     return settings.data_dir / "replay" / "prepared.json"
+
+
+def system_page_file(settings: Settings) -> Path:
+    """The System page of the API at the end of the replay."""
+    return settings.data_dir / "replay" / "system.html"

@@ -76,7 +76,6 @@ async function post(path, body) {
 
 function setUpSliders(box) {
   const answer = $("answer"), decision = $("answer-decision"), note = $("answer-note");
-  const before = [answer.textContent, decision.textContent, decision.className, note.textContent];
   const inputs = [...box.querySelectorAll("input[type=range]")];
   const buttons = [...box.querySelectorAll("[data-changes]")];
   let changes = {};
@@ -93,17 +92,14 @@ function setUpSliders(box) {
   };
   const ask = async () => {
     const number = ++asked;
-    if (!Object.keys(changes).length) {
-      [answer.textContent, decision.textContent, decision.className, note.textContent] = before;
-      return;
-    }
+    const what = Object.keys(changes).length ? "with changed inputs" : "as it was";
     try {
       const found = await whatIf(box.dataset.prediction, changes);
       if (number !== asked) return;
       answer.textContent = `${Math.round(100 * found.probability)} %`;
       decision.textContent = found.decision_text;
       decision.className = `pill ${found.decision ? "yes" : "no"}`;
-      note.textContent = `version ${found.model_version}, with changed inputs`;
+      note.textContent = `version ${found.model_version}, ${what}`;
     } catch (error) {
       note.textContent = `no answer: ${error.message}`;
     }
