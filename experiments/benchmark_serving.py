@@ -19,7 +19,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic, sleep
@@ -31,6 +31,7 @@ import numpy as np
 import pandas as pd
 import psutil
 
+from experiments.page_visitors import visitors
 from experiments.serving_peers import FOLDER, feast_store
 from feature_repo.definitions import definitions
 from ontime.data.timestamps import column_arrays
@@ -43,6 +44,7 @@ from ontime.settings import ROOT, Settings
 from ontime.storage.api_keys import local_key
 
 LOADS = ((1, 1), (16, 1), (64, 1), (4, 100))  # connections, instances per request
+VISITED = "ours, pages visited"
 START_S = 120.0
 WRK_BODY = """
 wrk.method = "POST"
@@ -232,6 +234,9 @@ def benchmark(seconds: int) -> Row:
             start.append(running("ours, servers", api, "/predict", "/ready"))
         servers = [on.enter_context(each) for each in start]
         rows = [load(server, *each, seconds, folder) for each in LOADS for server in servers]
+        ours = next(server for server in servers if server.name == "ours")
+        with visitors(ours.url.removesuffix("/predict")):
+            rows.append(load(replace(ours, name=VISITED), 16, 1, seconds, folder))
         workers = [*api, "--workers", "2"]
         with running("ours, 2 workers", workers, "/predict", "/ready", **embedded) as two:
             rows.append(load(two, 16, 1, seconds, folder))
@@ -261,6 +266,7 @@ def ratios(rows: list[Row]) -> dict[str, float]:
         "idle_p50_ms": by_load["ours", 1, 1]["p50_ms"],
         "batch_predictions_per_s": 100 * speed("ours", 4, 100),
         "two_workers_to_one": speed("ours, 2 workers") / speed("ours"),
+        "with_visitors": speed(VISITED) / speed("ours"),
     }
 
 
