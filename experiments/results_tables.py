@@ -16,7 +16,9 @@ SCORES = {
 STRONGEST = "lightgbm_aggregates"  # refitted with the last week, bagged, with every input
 
 
-def readme_table(demo: Report, policies: Report) -> str:
+def readme_table(reports: dict[str, Report]) -> str:
+    """What the README promises: at most six rows."""
+    demo, policies = reports["demo"], reports["policies"]
     replay = demo["replay"]
     low, high = replay["interval"]
     log_loss = {
@@ -25,13 +27,13 @@ def readme_table(demo: Report, policies: Report) -> str:
     compared = {"policy": DEFAULT, "reference": REFERENCE, "frozen": FROZEN}
     values = demo | {"low": low, "high": high}
     values |= {name: log_loss[policy] for name, policy in compared.items()}
+    against_trees, form = network_against_trees(reports)
     return facts(
         f"`make demo`, {replay['start'][:10]} to {replay['end'][:10]}",
         values,
         {
-            "predictions over HTTP": "{replay[predictions]:,}; lost {replay[lost]}, "
-            "doubled {replay[doubled]}",
-            "failed requests": "{serving[failed]} of {serving[requests]:,}",
+            "predictions over HTTP; failed requests": "{replay[predictions]:,}, lost "
+            "{replay[lost]}, doubled {replay[doubled]}; {serving[failed]} of {serving[requests]:,}",
             "served features compared with the historical join": "{parity[checked]:,}; "
             "{parity[mismatched]} mismatched",
             "retrains, promotions, rejections": "{replay[retrains]}, {replay[promotions]}, "
@@ -42,8 +44,24 @@ def readme_table(demo: Report, policies: Report) -> str:
             "[{low:+.4f}, {high:+.4f}]",
             f"log-loss to {policies['end'][:10]} (`make policies`): this loop / {REFERENCE} / "
             "frozen": "{policy:.4f} / {reference:.4f} / {frozen:.4f}",
+            against_trees: form,
         },
     )
+
+
+def network_against_trees(reports: dict[str, Report]) -> tuple[str, str]:
+    """The network and LightGBM on the backtest's holdout months, else on the demo's test split."""
+    what = "log-loss, network against LightGBM on the same inputs"
+    if "backtest" not in reports:
+        scores = reports["demo"]["models"]
+        pair = " against ".join(f"{scores[m]['log_loss']:.4f}" for m in ("network", "lightgbm"))
+        return f"{what}, the demo's first test split", pair
+    rows = {row["model"]: row for row in reports["backtest"]["rows"] if row["month"] == "holdout"}
+    trees = rows["lightgbm"]
+    pair = f"{rows['network']['log_loss']:.4f} against {trees['log_loss']:.4f}"
+    n = f"{trees['n']:,.0f} {INSTANCES}"
+    what += f", {n} of the months from which no choice was made (`make backtest`)"
+    return what, f"{pair}: {DIFFERENCE.format_map(trees)}"
 
 
 def run_table(demo: Report) -> str:
@@ -169,6 +187,8 @@ def serving_ratios(serving: Report) -> str:
         f"{INSTANCES}/s in requests of 100": "{batch_predictions_per_s:,.0f}",
         "two worker processes against one": "{two_workers_to_one:.2f}",
     }
+    if "with_visitors" in serving:  # not in a report of an earlier version
+        forms["with eight visitors on the pages against without"] = "{with_visitors:.2f}"
     return facts("ratio", serving, forms)
 
 
@@ -180,6 +200,37 @@ def export_table(export: list[Report]) -> str:
         "largest difference": "{max_difference:.1e}",
     }
     return table(export, columns)
+
+
+def feature_groups_table(costs: Report) -> str:
+    """Benefit and cost per group of inputs; what is not stored costs nothing here."""
+
+    def cells(row: Report) -> Report:
+        empty = dict.fromkeys(("features", "log_loss_reduction", "rows", "online_keys", "mb", "kb"))
+        if "disk_bytes" in row:
+            row = row | {"mb": row["disk_bytes"] / 1e6, "kb": row["online_bytes"] / 1e3}
+        return empty | {"build_seconds": None} | row
+
+    columns = {
+        "group": "`{group}`",
+        "features": "{features:,}",
+        "benefit, nats (SAGE)": "{log_loss_reduction:.4f}",
+        "build, s": "{build_seconds:.1f}",
+        "rows": "{rows:,}",
+        "on disk, MB": "{mb:.1f}",
+        "online, keys": "{online_keys:,}",
+        "online, kB": "{kb:,.0f}",
+    }
+    return table([cells(row) for row in costs["groups"]], columns)
+
+
+def features_table(costs: Report) -> str:
+    columns = {
+        "feature": "`{feature}`",
+        "group": "`{group}`",
+        "log-loss if exchanged between rows": DIFFERENCE,
+    }
+    return table(costs["features"], columns)
 
 
 def stack_table(e2e: Report) -> str:

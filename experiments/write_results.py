@@ -21,6 +21,8 @@ from experiments.results_tables import (
     benchmark_table,
     events_table,
     export_table,
+    feature_groups_table,
+    features_table,
     models_table,
     months_table,
     readme_table,
@@ -31,6 +33,7 @@ from experiments.results_tables import (
     slices_table,
     stack_table,
 )
+from ontime.problem import INSTANCES
 from ontime.settings import ROOT, Settings
 
 BEGIN, END = "<!-- results: written by make results -->", "<!-- end of results -->"
@@ -38,6 +41,7 @@ COMMANDS = {  # report -> the command that writes it
     "demo": "make demo",
     "policies": "make policies",
     "backtest": "make backtest",
+    "feature_costs": "make costs",
     "bench": "make bench",
     "serving": "make bench-serving",
     "export": "make export",
@@ -46,6 +50,7 @@ COMMANDS = {  # report -> the command that writes it
 }
 SECTIONS = {  # optional report -> its heading
     "backtest": "Backtest",
+    "feature_costs": "Features: benefit and cost",
     "bench": "Speed and memory",
     "serving": "Serving",
     "export": "Exported model",
@@ -66,7 +71,7 @@ def results_page(reports: dict[str, Any]) -> str:
         "Written by `make results` from the reports of the commands named below. Log-loss is in "
         "nats. Intervals are 95 %, from a cluster bootstrap by day.",
         "## Demo",
-        readme_table(reports["demo"], reports["policies"]),
+        readme_table(reports),
         run_table(reports["demo"]),
         "![Weekly log-loss of the serving model and of the frozen one](images/replay.png)",
         "Decisions of the monitoring and of the gate:",
@@ -81,6 +86,8 @@ def results_page(reports: dict[str, Any]) -> str:
             section = [f"Not measured at this revision; `{COMMANDS[name]}` does."]
         elif name == "backtest":
             section = backtest_section(reports[name])
+        elif name == "feature_costs":
+            section = feature_costs_section(reports[name])
         elif name == "bench":
             losses = reports[name]["training"]["log_loss"].items()
             section = [
@@ -135,6 +142,22 @@ def backtest_section(backtest: Report) -> list[str]:
     ]
 
 
+def feature_costs_section(costs: Report) -> list[str]:
+    idle = [f"`{row['feature']}`" for row in costs["features"] if row["low"] <= 0]
+    return [
+        f"`make costs`, version {costs['version']} on {costs['rows']:,} labelled {INSTANCES} of "
+        f"{costs['start']:.10} to {costs['end']:.10}, which it was not trained on. The benefit of "
+        "a group is the mean Shapley value of the log-loss reduction; a group computed from the "
+        "request costs no storage. One SQL file builds a view, so that cost is per group.",
+        feature_groups_table(costs),
+        f"Of {len(costs['features'])} features {len(idle)} have no benefit above the noise: "
+        f"{', '.join(idle) or 'none'}. A feature whose content another one has too is among them.",
+        "<details><summary>Every feature</summary>",
+        features_table(costs),
+        "</details>",
+    ]
+
+
 def read_reports(folder: Path) -> dict[str, Any]:
     """The reports by name; those of the demo and of the policies have to exist.
 
@@ -166,7 +189,7 @@ def write_results(reports_dir: Path, root: Path) -> None:
     text = readme.read_text()
     if (text.count(BEGIN), text.count(END)) != (1, 1):
         raise ValueError(f"{readme} must have each of the marks {BEGIN} and {END} once")
-    block = readme_table(reports["demo"], reports["policies"])
+    block = readme_table(reports)
     readme.write_text(f"{text.split(BEGIN)[0]}{BEGIN}\n{block}\n{END}{text.split(END)[1]}")
     images = root / "docs" / "images"
     images.mkdir(parents=True, exist_ok=True)

@@ -92,6 +92,21 @@ def reports() -> dict[str, Any]:
                 ],
             },
         },
+        "feature_costs": PERIOD
+        | {"version": "2", "rows": 20_000}
+        | {
+            "groups": [
+                {"group": "stored", "features": 7, "log_loss_reduction": 0.0123}
+                | {"build_seconds": 1.25, "rows": 26_115, "disk_bytes": 1_500_000}
+                | {"online_keys": 3, "online_bytes": 1_600},
+                {"group": "request", "features": 4, "log_loss_reduction": 0.01},
+                {"group": "intermediate tables", "build_seconds": 2.0},
+            ],
+            "features": [
+                {"feature": "useful", "group": "stored"} | DIFFERENCE | {"low": 0.001},
+                {"feature": "idle", "group": "request"} | DIFFERENCE,
+            ],
+        },
         "export": [{"what": "float32", "mb": 0.5, "rows_per_second": 1e6, "max_difference": 1e-7}],
         "e2e": {
             "up_seconds": 90.1, "rebuild_seconds": 8.0, "ontime-serving_gb": 1.2,
@@ -141,6 +156,7 @@ def test_only_the_table_between_the_marks_of_the_readme_is_replaced(
     assert "0.4892 against 0.4956: -0.0065 [-0.0110, -0.0024]" in block
     assert "5,228,249; 0 mismatched" in block and "| 6, 5, 1 |" in block
     assert f"/ {REFERENCE} / frozen | 0.4892 / 0.4892 / 0.4892 |" in block
+    assert "(`make backtest`) | 0.4892 against 0.4892: -0.0065 [-0.0110, -0.0024] |" in block
     write_results(reports_dir, root)  # a second run replaces the block again
     assert (root / "README.md").read_text().count("this loop /") == 1
 
@@ -163,6 +179,10 @@ def test_the_page_has_every_table_and_its_pictures(reports_dir: Path, root: Path
         "| to LightGBM's log-loss, s | never | 8.00 (LightGBM) | never | at most 1: missed |",
         "| scoring arrays, rows/s | 2.00 | 4.00 (LightGBM) | 0.50 |  |",
         "| float32 | 0.50 | 1,000,000 | 1.0e-07 |",
+        "| `stored` | 7 | 0.0123 | 1.2 | 26,115 | 1.5 | 3 | 2 |",
+        "| `request` | 4 | 0.0100 |  |  |  |  |  |",
+        "| `intermediate tables` |  |  | 2.0 |  |  |  |  |",
+        "Of 2 features 1 have no benefit above the noise: `idle`.",
         "| throughput against bare FastAPI, 16 connections | 0.25 |",
         "| postgres | 2.5 | 0.3 |  |",
         "| redis | 1.0 | 0.2 | 1.5 |",
@@ -258,7 +278,15 @@ def test_one_of_the_two_benchmarks_of_a_file_may_be_missing(
     assert "Not measured at this revision; `make bench` does." in page
 
 
-@pytest.mark.parametrize("name", ["backtest", "export", "e2e", "attack"])
+def test_without_a_backtest_the_readme_compares_on_the_demos_test_split(
+    reports_dir: Path, root: Path
+) -> None:
+    (reports_dir / "backtest.json").unlink()
+    write_results(reports_dir, root)
+    assert "first test split | 0.4892 against 0.4892 |" in (root / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["backtest", "feature_costs", "export", "e2e", "attack"])
 def test_a_section_without_its_report_names_the_command(
     name: str, reports_dir: Path, root: Path
 ) -> None:
