@@ -28,19 +28,21 @@ EDITS = {  # file -> a line of it, and the line that goes before it
     ),
 }
 TEST_FILE = "tests/problem/test_view_cases.py"
+TEST_NAME = "test_a_carriers_flights_are_counted_for_28_days"
 TEST = f"""
 
-def test_a_carriers_flights_are_counted_for_28_days(source: Source) -> None:
+def {TEST_NAME}(source: Source) -> None:
     known = one_flight(source, outcome_known_at="2013-01-01 14:30", is_late=True)
     until = datetime(2013, 2, 5, tzinfo=UTC)
     rows = built_by_hand(source, [known, known], "carrier_rates", until)
     assert rows.{FEATURE}.tolist() == [2] * 28
 """
 CHECKS = (
-    TEST_FILE,
-    "tests/problem/test_views.py",
+    f"{TEST_FILE}::{TEST_NAME}",
+    "tests/problem/test_views.py::test_rolling_rates_equal_the_oracle",
     "tests/unit/test_seam.py",
-    "tests/integration/test_train_serve_equality.py",
+    "tests/integration/test_train_serve_equality.py::"
+    "test_every_served_feature_equals_the_training_feature",
 )
 
 
