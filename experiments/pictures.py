@@ -1,11 +1,13 @@
 """The pictures of the pages in docs/images, from the finished demo: `make pictures`.
 
-Chromium opens the API's pages. The moving picture is the board at each hour of the demo's last day,
-as a GIF of few colours: GitHub plays it everywhere.
+Chromium opens the API's pages. The moving pictures are the board at each hour of the demo's last
+day and the loop at the end of each week, as GIFs of few colours: GitHub plays them everywhere.
 """
 
+import json
 import shutil
 import sys
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from io import BytesIO
 from pathlib import Path
@@ -17,6 +19,7 @@ from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 from sqlalchemy import func, select
 
+from experiments import loop_picture, tool_pictures
 from ontime.problem import PREDICTION_INTERVAL
 from ontime.settings import ROOT, Settings
 from ontime.storage.prediction_log import PredictionLog
@@ -26,7 +29,7 @@ from simulation.demo import running_api
 FOLDER = ROOT / "docs" / "images"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 WIDE, PHONE = {"width": 1240, "height": 800}, {"width": 390, "height": 800}
-N_FRAMES, FRAME_MS = 14, 900
+N_FRAMES, FRAME_MS, LOOP_FRAME_MS, LAST_FRAME_MS = 14, 900, 1100, 4000
 FRAME_WIDTH = 800
 COLOURS, BACKGROUNDS = 96, 32
 DAY = timedelta(days=1)
@@ -49,11 +52,19 @@ def take(url: str, log: PredictionLog, browser: Browser) -> None:
         save(still(browser, url + path, scheme, size), FOLDER / f"page-{name}.png")
     moments = [clock - i * PREDICTION_INTERVAL for i in reversed(range(N_FRAMES))]
     addresses = [f"{url}/?at={quote(moment.isoformat())}" for moment in moments]
-    frames = [small(still(browser, address, "dark", WIDE)) for address in addresses]
-    palette = palette_of(frames[-1])
-    first, *rest = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
-    target = FOLDER / "board.gif"
-    first.save(target, save_all=True, append_images=rest, duration=FRAME_MS, loop=0, optimize=True)
+    boards = [small(still(browser, address, "dark", WIDE)) for address in addresses]
+    save_moving(boards, FRAME_MS, FOLDER / "board.gif")
+
+
+def save_moving(frames: Iterable[Image.Image], frame_ms: int, target: Path) -> None:
+    """Write a GIF; its last frame stays for some seconds."""
+    pictures = list(frames)
+    palette = palette_of(pictures[-1])
+    first, *rest = [
+        picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures
+    ]
+    durations = [frame_ms] * len(rest) + [LAST_FRAME_MS]
+    first.save(target, save_all=True, append_images=rest, duration=durations, loop=0, optimize=True)
     print(f"{target.relative_to(ROOT)}: {target.stat().st_size / 1e3:.0f} KB")
 
 
@@ -117,6 +128,9 @@ def main() -> None:
         arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
         browser = playwright.chromium.launch(executable_path=path, args=arguments)
         take(settings.api_url, log, browser)
+        report = json.loads((settings.reports_dir / "demo.json").read_text())
+        save_moving(loop_picture.frames(report), LOOP_FRAME_MS, FOLDER / "loop.gif")
+        tool_pictures.take(settings, browser, FOLDER)
         browser.close()
 
 

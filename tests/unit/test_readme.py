@@ -12,7 +12,8 @@ THE_TWO = {"demo", "test"}
 
 CODE_BLOCK = re.compile(r"^```[a-z]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 MAKE = re.compile(r"^(?:\$ )?make(?: |$)([^#\n]*)", re.MULTILINE)
-LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)")
+# Two levels above README.md are GitHub's own pages: workflows, and the branch `badges`.
+LINK = re.compile(r"(?:\]\(|src=\")(?!https?:|#|mailto:|\.\./\.\./)([^)#\s\"]+)")
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +80,15 @@ def test_every_program_of_the_makefile_exists(makefile: str) -> None:
 
 def test_every_file_the_readme_links_to_exists(readme: str) -> None:
     assert [link for link in LINK.findall(readme) if not (ROOT / link).exists()] == []
+
+
+def test_the_readme_is_about_two_screens_and_names_no_owner(readme: str) -> None:
+    assert len(readme.splitlines()) <= 130
+    assert not re.search(r"github\.(?:com|io)", readme)  # a fork's badges and links are its own
+    badges = re.findall(r"\((\.\./\.\./[^)]+)\)", readme)
+    assert {"../../raw/badges/tests.svg", "../../raw/badges/coverage.svg"} <= set(badges)
+    workflows = {name for link in badges for name in re.findall(r"workflows/([\w.]+)", link)}
+    assert workflows and all((ROOT / ".github/workflows" / name).exists() for name in workflows)
 
 
 def test_the_files_of_the_tour_exist_and_are_an_evening_of_code() -> None:
