@@ -27,7 +27,6 @@ SIZE: ViewportSize = {"width": 1400, "height": 860}
 START_S = 300.0
 SETTLE_MS = 6_000  # charts are drawn after the last response
 N_COMPARED = 50
-CHART_METRICS = ("network_log_loss", "network_auc")
 
 
 @contextmanager
@@ -68,18 +67,31 @@ def responds(address: str) -> bool:
 
 
 def take(settings: Settings, browser: Browser, folder: Path) -> None:
-    """Write all pictures of the tools."""
-    page = browser.new_context(viewport=SIZE, color_scheme="light").new_page()
-    mlflow_pictures(settings, page, folder)
-    prefect_pictures(page, folder)
+    """Write all pictures of the tools.
+
+    Raises:
+        RuntimeError: if there is no drift report, or a server does not respond.
+    """
     newest = max(settings.reports_dir.glob("drift-*.html"), default=None)
     if newest is None:
         raise RuntimeError("a finished demo has a drift report, and there is none: run `make demo`")
-    page.goto(newest.as_uri())
-    shot(page, folder / "tool-evidently.png")
+    page = browser.new_context(viewport=SIZE, color_scheme="light").new_page()
+    page.set_default_timeout(START_S * 1000)
+    evidently_picture(newest, page, folder)
+    store = ("--backend-store-uri", settings.mlflow_url, "--workers", "1")
+    with server("mlflow", "server", *store, ready="/health") as url:
+        mlflow_pictures(settings, url, page, folder)
+    prefect = ("prefect", "server", "start", "--host", "127.0.0.1", "--no-services")
+    with server(*prefect, ready="/api/health", PREFECT_UI_API_URL="{url}/api") as url:
+        prefect_picture(url, page, folder)
 
 
-def mlflow_pictures(settings: Settings, page: Page, folder: Path) -> None:
+def evidently_picture(report: Path, page: Page, folder: Path) -> None:
+    page.goto(report.as_uri(), wait_until="commit")
+    shot(page, "Drift", folder / "tool-evidently.png")
+
+
+def mlflow_pictures(settings: Settings, url: str, page: Page, folder: Path) -> None:
     """The runs of the demo compared, and the registered versions."""
     model_registry.connect(settings)
     experiment = mlflow.get_experiment_by_name(model_registry.EXPERIMENT)
@@ -87,24 +99,22 @@ def mlflow_pictures(settings: Settings, page: Page, folder: Path) -> None:
     found = mlflow.MlflowClient().search_runs([experiment.experiment_id], max_results=N_COMPARED)
     runs = quote(json.dumps([run.info.run_id for run in found]))
     experiments = quote(json.dumps([experiment.experiment_id]))
-    command = ("mlflow", "server", "--backend-store-uri", settings.mlflow_url, "--workers", "1")
-    with server(*command, ready="/health") as url:
-        page.goto(f"{url}/#/compare-runs?runs={runs}&experiments={experiments}")
-        shot(page, folder / "tool-mlflow-runs.png")
-        page.goto(f"{url}/#/models/{model_registry.MODEL_NAME}")
-        shot(page, folder / "tool-mlflow-versions.png")
+    address = f"{url}/#/compare-runs?runs={runs}&experiments={experiments}"
+    page.goto(address, wait_until="commit")
+    shot(page, "Parallel Coordinates Plot", folder / "tool-mlflow-runs.png")
+    page.goto(f"{url}/#/models/{model_registry.MODEL_NAME}", wait_until="commit")
+    shot(page, "champion", folder / "tool-mlflow-versions.png")
 
 
-def prefect_pictures(page: Page, folder: Path) -> None:
+def prefect_picture(url: str, page: Page, folder: Path) -> None:
     """The flow runs of the demo."""
-    command = ("prefect", "server", "start", "--host", "127.0.0.1", "--no-services")
-    with server(*command, ready="/api/health", PREFECT_UI_API_URL="{url}/api") as url:
-        page.goto(f"{url}/runs")
-        shot(page, folder / "tool-prefect.png")
+    page.goto(f"{url}/runs", wait_until="commit")
+    shot(page, "Flow runs", folder / "tool-prefect.png")
 
 
-def shot(page: Page, target: Path) -> None:
-    page.wait_for_load_state()
+def shot(page: Page, ready: str, target: Path) -> None:
+    """A screenshot, when a text is there and charts have had time to be drawn."""
+    page.get_by_text(ready).first.wait_for()
     page.wait_for_timeout(SETTLE_MS)
     page.screenshot(path=target)
     # Screens of tools have few colours: a palette is a third of the size.
