@@ -67,7 +67,7 @@ class PageRoute(APIRoute):
             except PAGE_ERRORS as error:
                 if request.method != "GET":
                     raise
-                return _error_page(error)
+                return _error_page(error, request.app.state.app_state)
 
         return handle
 
@@ -207,23 +207,23 @@ def _board_digest(state: AppState) -> str:
     return hashlib.blake2b(_board_html(state, None).encode(), digest_size=8).hexdigest()
 
 
-def _render(template: str, state: AppState | None, **context: Any) -> str:
-    champion = state.manager.deployed if state is not None else None
+def _render(template: str, state: AppState, **context: Any) -> str:
+    champion = state.manager.deployed
     return _templates().get_template(template).render(champion=champion, **context)
 
 
-def _page(template: str, state: AppState | None, status: int = 200, **context: Any) -> HTMLResponse:
+def _page(template: str, state: AppState, status: int = 200, **context: Any) -> HTMLResponse:
     return HTMLResponse(_render(template, state, **context), status, HEADERS)
 
 
-def _error_page(error: Exception) -> HTMLResponse:
+def _error_page(error: Exception, state: AppState) -> HTMLResponse:
     hint = ""
     if isinstance(error, HTTPException):
         status, detail = error.status_code, str(error.detail)
     else:
         status, hint = ERROR_RESPONSES[type(error)]
         detail = error.public_detail if isinstance(error, Unavailable) else str(error)
-    return _page("error.html", None, status, code=status, detail=detail, hint=hint, active="")
+    return _page("error.html", state, status, code=status, detail=detail, hint=hint, active="")
 
 
 @cache
@@ -246,9 +246,7 @@ def _templates() -> Environment:
     }
     environment.filters |= {
         "local": _local,
-        "utc_offset": lambda moment: moment.astimezone(ZoneInfo(problem.LOCAL_ZONE)).isoformat()[
-            -6:
-        ],
+        "utc_offset": _utc_offset,
         "percent": lambda share: f"{100 * share:.0f} %",
         "points": lambda share: f"{100 * share:+.1f}",
         "duration": _duration,

@@ -70,6 +70,12 @@ def test_the_board_shows_a_prediction_with_its_decision_and_inputs(open_api: Ope
         assert name in page
 
 
+def test_an_error_page_names_the_version_that_is_deployed(site: TestClient) -> None:
+    page = site.get("/instances/nothing")
+    assert page.status_code == 404
+    assert "Model version" in page.text and "No model deployed" not in page.text
+
+
 def test_the_board_of_a_moment_shows_an_outcome_only_from_when_it_was_known(
     site: TestClient,
 ) -> None:
