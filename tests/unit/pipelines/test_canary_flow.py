@@ -223,7 +223,7 @@ def test_a_canary_does_not_hold_back_the_next_training(
 ) -> None:
     system, histories = two_decisions, []
 
-    def decide(_: Any, history: Any) -> Any:
+    def decide(_: Any, history: Any, max_age: Any) -> Any:
         histories.append(history.in_progress)
         raise InterruptedError
 
