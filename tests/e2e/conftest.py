@@ -112,7 +112,7 @@ class Stack:
             return written and self.predict(f"redis-{time.time()}").is_success
         if service in ("mlflow", "s3"):
             url = f"{self.url('MLFLOW')}/api/2.0/mlflow-artifacts/artifacts/probe"
-            return httpx.put(url, content=bytes(100_000), auth=ADMIN, timeout=30).is_success
+            return httpx.put(url, content=os.urandom(100_000), auth=ADMIN, timeout=30).is_success
         if service == "prefect":
             flow = {"name": "probe"}
             url = f"{self.url('PREFECT')}/api/flows/"
