@@ -6,6 +6,7 @@ from experiments.markdown import DIFFERENCE, Report, facts, table
 from experiments.policy_tables import DEFAULT, FROZEN, REFERENCE
 from ontime.problem import INSTANCES
 
+FAULTS = ("frozen", "full_disk")  # besides a kill
 SCORES = {
     "AUC": "{auc:.4f}",
     "PR-AUC": "{pr_auc:.4f}",
@@ -250,11 +251,14 @@ def stack_table(e2e: Report) -> str:
 
 
 def recovery_table(e2e: Report) -> str:
-    """Seconds to recovery per service and fault, the slowest to recover from a kill first."""
+    """Seconds to recovery per service and fault, the slowest to recover from a kill first.
+
+    A fault that a run did not reach has no seconds.
+    """
     killed = e2e["recovery_seconds"]
     rows = [
         {"service": name, "killed": seconds}
-        | {fault: e2e[f"{fault}_recovery_seconds"].get(name) for fault in ("frozen", "full_disk")}
+        | {fault: e2e.get(f"{fault}_recovery_seconds", {}).get(name) for fault in FAULTS}
         for name, seconds in sorted(killed.items(), key=lambda item: -item[1])
     ]
     columns = {

@@ -286,6 +286,15 @@ def test_without_a_backtest_the_readme_compares_on_the_demos_test_split(
     assert "first test split | 0.4892 against 0.4892 |" in (root / "README.md").read_text()
 
 
+def test_a_fault_without_seconds_has_empty_cells(
+    reports: dict[str, Any], reports_dir: Path, root: Path
+) -> None:
+    stack = {k: v for k, v in reports["e2e"].items() if k != "frozen_recovery_seconds"}
+    (reports_dir / "e2e.json").write_text(json.dumps(stack))
+    write_results(reports_dir, root)
+    assert "| redis | 1.0 |  | 1.5 |" in (root / "docs" / "results.md").read_text()
+
+
 @pytest.mark.parametrize("name", ["backtest", "feature_costs", "export", "e2e", "attack"])
 def test_a_section_without_its_report_names_the_command(
     name: str, reports_dir: Path, root: Path
