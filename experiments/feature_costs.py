@@ -126,6 +126,7 @@ def measure(settings: Settings) -> dict[str, Any]:
     version = replay["frozen_version"]
     model = model_registry.load(settings, version)
     log = PredictionLog(settings.prediction_db_url)
+    log.migrate()
     served = log.served(start, end + PREDICTION_INTERVAL, known_by=end)
     labelled = served[served.label.notna()]
     rows = labelled.sample(min(MAX_ROWS, len(labelled)), random_state=SEED).sort_index()

@@ -27,13 +27,6 @@ SIZE: ViewportSize = {"width": 1400, "height": 860}
 START_S = 300.0
 SETTLE_MS = 6_000  # charts are drawn after the last response
 N_COMPARED = 50
-# MLflow opens a panel over a quarter of the window: nothing of ours is in it.
-WITHOUT_ASSISTANT = """() => {
-    const leaves = [...document.querySelectorAll("*")].filter((e) => !e.children.length);
-    let element = leaves.find((e) => e.textContent === "MLflow Assistant");
-    while (element && element.clientHeight < 0.8 * innerHeight) element = element.parentElement;
-    element?.remove();
-}"""
 
 
 @contextmanager
@@ -122,11 +115,12 @@ def prefect_picture(url: str, page: Page, folder: Path) -> None:
 def shot(page: Page, ready: str, target: Path) -> None:
     """A screenshot, when a text is there and charts have had time to be drawn."""
     page.get_by_text(ready).first.wait_for()
-    page.wait_for_timeout(SETTLE_MS)
-    page.evaluate(WITHOUT_ASSISTANT)
+    assistant = page.get_by_role("button", name="Close", exact=True)
+    if assistant.count():  # of MLflow, open over a quarter of the window
+        assistant.first.click()
     page.wait_for_timeout(SETTLE_MS)
     page.screenshot(path=target)
+    picture = Image.open(target).convert("RGB")
     # Screens of tools have few colours: a palette is a third of the size.
-    picture = Image.open(target).convert("RGB").quantize(256, dither=Image.Dither.NONE)
-    picture.save(target, optimize=True)
+    picture.quantize(256, dither=Image.Dither.NONE).save(target, optimize=True)
     print(f"{target.relative_to(ROOT)}: {target.stat().st_size / 1e3:.0f} KB")
