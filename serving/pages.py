@@ -271,7 +271,7 @@ def _duration(span: float | timedelta | None) -> str:
     for size, unit in ((86_400.0, "d"), (3_600.0, "h"), (60.0, "min"), (1.0, "s")):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
-    return f"{seconds * 1000:.0f} ms" if seconds < 2 else f"{seconds:.0f} s"
+    return f"{seconds * 1000:.0f} ms" if 0 < seconds < 2 else f"{seconds:.0f} s"
 
 
 def _number(value: float | str | None) -> str:
