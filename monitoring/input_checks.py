@@ -4,9 +4,10 @@ They need no label and no week of rows, so that a broken feed is noticed within 
 reference is the sample of training rows that drift is measured against, so that a source that was
 never there is no finding. `make drills` measures the false alarms.
 
-- A unit is recognised by its spread: the standard deviation of the day, divided by that of the
-  reference. Calm days and storms stay within a factor of 17; minutes that became hours do not, nor
-  do shares that became percent. Miles that became kilometres are too close to be seen.
+- A unit is recognised by its scale: spread and size (mean absolute value) of the day, both divided
+  by those of the reference. A rate on calm days has little spread, and its usual size. Minutes that
+  became hours change both, and shares that became percent; miles that became kilometres are too
+  close to be seen.
 - A value that is nearly always the same has no spread to compare: a column is left out if more than
   half of the reference has one value.
 """
@@ -34,7 +35,7 @@ class InputChecks:
 
     n_predictions: int
     missing: dict[str, float]  # view -> share of predictions without it, minus that in training
-    spread: dict[str, float]  # stored feature -> its spread divided by that in training
+    scale: dict[str, float]  # stored feature -> its scale divided by that in training
     label_coverage: float | None  # of the predictions that became due on the day
 
 
@@ -51,7 +52,7 @@ def check_inputs(served: pd.DataFrame, reference: pd.DataFrame, now: datetime) -
     return InputChecks(
         n_predictions=len(rows),
         missing=missing_views(rows, reference) if enough else {},
-        spread=spreads(rows, reference) if enough else {},
+        scale=scales(rows, reference) if enough else {},
         label_coverage=float(due.label.notna().mean()) if len(due) >= MIN_PREDICTIONS else None,
     )
 
@@ -68,18 +69,25 @@ def missing_views(rows: pd.DataFrame, reference: pd.DataFrame) -> dict[str, floa
     }
 
 
-def spreads(rows: pd.DataFrame, reference: pd.DataFrame) -> dict[str, float]:
-    """Standard deviation of each stored feature divided by that of the reference."""
+def scales(rows: pd.DataFrame, reference: pd.DataFrame) -> dict[str, float]:
+    """The scale of each stored feature divided by that of the reference.
+
+    Of the ratios of the spread (standard deviation) and of the size (mean absolute value) it is the
+    one that is closer to 1; 1 if one grew and the other shrank.
+    """
     names = [name for view in VIEWS for name in view.inputs]
-    usual = reference[names]
+    new, usual = (frame[names].astype(np.float64) for frame in (rows, reference))
     varied = (usual == usual.median()).mean() < 0.5
-    ratio = rows[names].astype(np.float64).std() / usual.astype(np.float64).std()
-    ratio = ratio[varied & np.isfinite(ratio) & (ratio > 0)]
-    return {str(name): float(value) for name, value in ratio.items()}
+    spread, size = new.std() / usual.std(), new.abs().mean() / usual.abs().mean()
+    known = varied & np.isfinite(spread) & np.isfinite(size) & (spread > 0) & (size > 0)
+    logs = np.log(spread[known]), np.log(size[known])
+    closer = np.minimum(*map(np.abs, logs)) * np.sign(logs[0])
+    closer[np.sign(logs[0]) != np.sign(logs[1])] = 0.0
+    return {str(name): float(value) for name, value in np.exp(closer).items()}
 
 
 def factor(ratio: float) -> float:
-    """How many times wider or narrower."""
+    """How many times larger or smaller."""
     return max(ratio, 1 / ratio)
 
 
@@ -92,12 +100,12 @@ def broken_feeds(checks: InputChecks) -> Iterator[Reason]:
                 f"than in training; limit {MISSING_LIMIT:.0%}"
             )
             yield Reason("view_missing", share, MISSING_LIMIT, text)
-    changed = {name: ratio for name, ratio in widest(checks.spread) if factor(ratio) > UNIT_FACTOR}
+    changed = {name: ratio for name, ratio in furthest(checks.scale) if factor(ratio) > UNIT_FACTOR}
     if changed:
         name, ratio = next(iter(changed.items()))
         text = (
-            f"{len(changed)} features have another unit than in training, by their spread: {name} "
-            f"varies {factor(ratio):.0f} times {'more' if ratio > 1 else 'less'}; limit "
+            f"{len(changed)} features have another unit than in training, by their scale: {name} "
+            f"is {factor(ratio):.0f} times {'larger' if ratio > 1 else 'smaller'}; limit "
             f"{UNIT_FACTOR:g}"
         )
         yield Reason("unit_changed", factor(ratio), UNIT_FACTOR, text)
@@ -110,6 +118,6 @@ def broken_feeds(checks: InputChecks) -> Iterator[Reason]:
         yield Reason("labels_stopped", coverage, MIN_LABELS_KNOWN, text)
 
 
-def widest(spread: dict[str, float]) -> list[tuple[str, float]]:
+def furthest(scale: dict[str, float]) -> list[tuple[str, float]]:
     """Feature and ratio, the one that changed most first."""
-    return sorted(spread.items(), key=lambda item: -factor(item[1]))
+    return sorted(scale.items(), key=lambda item: -factor(item[1]))

@@ -27,7 +27,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from monitoring.drift import Drift
-from monitoring.input_checks import InputChecks, broken_feeds, widest
+from monitoring.input_checks import InputChecks, broken_feeds, furthest
 from monitoring.performance import Performance
 from monitoring.reason import Reason
 from monitoring.sequential import LIMITS, NAMES, SequentialTests
@@ -208,7 +208,7 @@ def _evidence(snapshot: MonitoringSnapshot) -> dict[str, Any]:
             "inputs": snapshot.inputs
             and asdict(snapshot.inputs)
             | {
-                "spread": dict(widest(snapshot.inputs.spread)[:TOP_COLUMNS]),
+                "scale": dict(furthest(snapshot.inputs.scale)[:TOP_COLUMNS]),
                 "n_broken": len(tuple(broken_feeds(snapshot.inputs))),
             },
         }

@@ -37,7 +37,7 @@ def write_picture(report: dict[str, Any], path: Path) -> None:
     first, last = (int(day_number(report["signal"]["at"][i])) for i in (0, -1))
     days = range(first, last + 2, 1 + (last - first) // TICKS)
     below.set_xticks(days, [f"{EPOCH + timedelta(days=day):%-d %b}" for day in days])
-    above.set_title(report["title"], loc="left", fontsize=11, fontweight="bold", pad=20)
+    figure.suptitle(report["title"], x=0.01, ha="left", fontsize=11, fontweight="bold")
     figure.savefig(path, facecolor="white")
 
 
@@ -60,16 +60,20 @@ def _draw_signal(axes: Axes, report: dict[str, Any]) -> None:
     at = np.array([day_number(each) for each in signal["at"]])
     axes.plot(at, values, color=SERVED, marker="o", markersize=3.5, lw=1.4)
     axes.axhline(signal["limit"], **REFERENCE)
-    axes.margins(y=0.2)
+    axes.margins(y=0.35)  # room for the marks
     inside = axes.get_xaxis_transform()  # days and fractions of the height
     if report["noticed_at"]:
         noticed = day_number(report["noticed_at"])
         axes.text(noticed, 0.98, " noticed", color=NOTICED, fontsize=8, va="top", transform=inside)
+    marks: dict[float, list[str]] = {}
     for event in report["events"]:
         if event["kind"] in MARKS:
-            day, text = day_number(event["at"]), f"{MARKS[event['kind']]} {event['label']}"
-            axes.plot(day, 0.03, marker="^", color=INK, markersize=5, transform=inside)
-            axes.text(day, 0.09, text, color=INK, fontsize=7.5, ha="center", transform=inside)
+            text = f"{MARKS[event['kind']]} {event['label']}"
+            marks.setdefault(day_number(event["at"]), []).append(text)
+    for day, texts in marks.items():
+        axes.plot(day, 0.03, marker="^", color=INK, markersize=5, transform=inside)
+        label = "\n".join(texts)
+        axes.text(day, 0.09, label, color=INK, fontsize=7.5, ha="center", transform=inside)
     _title(axes, f"{signal['name']}; limit {signal['limit']:g}")
 
 

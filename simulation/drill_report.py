@@ -217,9 +217,12 @@ def signal(settings: Settings, drill: Drill, disturbed: Traffic) -> dict[str, An
             name, limit = "share of the day's due labels that are known", MIN_LABELS_KNOWN
             values = [row["evidence"]["inputs"]["label_coverage"] for row in rows]
         case ChangedUnit():
-            name, limit = "largest factor between a feature's spread and training", UNIT_FACTOR
-            spreads = [row["evidence"]["inputs"]["spread"].values() for row in rows]
-            values = [max(map(factor, each), default=None) for each in spreads]
+            name, limit = (
+                "largest factor between the scale of a feature and that in training",
+                UNIT_FACTOR,
+            )
+            scales = [row["evidence"]["inputs"]["scale"].values() for row in rows]
+            values = [max(map(factor, each), default=None) for each in scales]
         case CorruptedLabels():
             return shadow_signal(settings, drill, disturbed)
         case ChangedRegime():

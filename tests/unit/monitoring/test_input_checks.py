@@ -29,13 +29,13 @@ def served(n: int = 200, until: datetime = NOW) -> pd.DataFrame:
 REFERENCE = rows(2_000, seed=1)
 
 
-def test_a_day_in_order_has_no_missing_view_and_the_usual_spread() -> None:
+def test_a_day_in_order_has_no_missing_view_and_the_usual_scale() -> None:
     found = check_inputs(served(), REFERENCE, NOW)
     assert found.n_predictions == 199 and found.label_coverage == 1
     assert set(found.missing) == {view.name for view in VIEWS}
     assert set(found.missing.values()) == {0.0}
-    assert set(found.spread) == set(COLUMNS)
-    assert 0.7 < min(found.spread.values()) <= max(found.spread.values()) < 1.4
+    assert set(found.scale) == set(COLUMNS)
+    assert 0.7 < min(found.scale.values()) <= max(found.scale.values()) < 1.4
 
 
 def test_a_view_is_missing_where_none_of_its_features_has_a_value() -> None:
@@ -56,20 +56,28 @@ def test_what_was_missing_in_training_too_is_no_finding() -> None:
     assert check_inputs(day, reference, NOW).missing[VIEW.name] == 0
 
 
-def test_another_unit_is_another_spread() -> None:
+def test_another_unit_is_another_scale() -> None:
     day = served()
     day[COLUMNS[0]] /= 60
     found = check_inputs(day, REFERENCE, NOW)
-    assert factor(found.spread[COLUMNS[0]]) == pytest.approx(60, rel=0.3)
-    assert max(factor(found.spread[name]) for name in COLUMNS[1:]) < 2
+    assert factor(found.scale[COLUMNS[0]]) == pytest.approx(60, rel=0.3)
+    assert max(factor(found.scale[name]) for name in COLUMNS[1:]) < 2
+
+
+def test_a_calm_day_and_a_high_level_are_not_another_unit() -> None:
+    calm, high = served(), served()
+    calm[COLUMNS[0]] = 10 + (calm[COLUMNS[0]] - 10) / 60
+    high[COLUMNS[0]] = 600 + (high[COLUMNS[0]] - 10) / 60
+    assert factor(check_inputs(calm, REFERENCE, NOW).scale[COLUMNS[0]]) < 1.1
+    assert check_inputs(high, REFERENCE, NOW).scale[COLUMNS[0]] == 1
 
 
 def test_a_value_that_is_nearly_always_the_same_has_no_spread_to_compare() -> None:
     reference = REFERENCE.copy()
     reference.loc[reference.index % 3 > 0, COLUMNS[0]] = 0.0
-    assert COLUMNS[0] not in check_inputs(served(), reference, NOW).spread
+    assert COLUMNS[0] not in check_inputs(served(), reference, NOW).scale
     constant = served().assign(**{COLUMNS[1]: 4.0})
-    assert COLUMNS[1] not in check_inputs(constant, REFERENCE, NOW).spread
+    assert COLUMNS[1] not in check_inputs(constant, REFERENCE, NOW).scale
 
 
 def test_labels_count_when_they_are_due_on_the_day() -> None:
@@ -85,9 +93,9 @@ def test_only_the_last_day_is_checked() -> None:
     before[COLUMNS] *= 60
     before.loc[1:, "label"] = pd.NA
     found = check_inputs(pd.concat([before, served()]), REFERENCE, NOW)
-    assert max(found.spread.values()) < 2 and found.label_coverage == 1
+    assert max(found.scale.values()) < 2 and found.label_coverage == 1
 
 
 def test_a_day_with_few_predictions_is_not_checked() -> None:
     found = check_inputs(served(MIN_PREDICTIONS), REFERENCE, NOW)
-    assert (found.missing, found.spread, found.label_coverage) == ({}, {}, None)
+    assert (found.missing, found.scale, found.label_coverage) == ({}, {}, None)

@@ -117,12 +117,12 @@ TABLE = {
     "old, and a view is nearly missing": (
         replace(OLD, inputs=checked(missing={"a": MISSING_LIMIT})), NONE, "retrain", "scheduled",
     ),
-    "old, and a feature varies less": (
-        replace(OLD, inputs=checked(spread={"x": 0.9 / UNIT_FACTOR})), NONE,
+    "old, and a feature is smaller": (
+        replace(OLD, inputs=checked(scale={"x": 0.9 / UNIT_FACTOR})), NONE,
         "keep", "unit_changed",
     ),
-    "old, and a feature varies more": (
-        replace(OLD, inputs=checked(spread={"x": 1.1 * UNIT_FACTOR})), NONE,
+    "old, and a feature is larger": (
+        replace(OLD, inputs=checked(scale={"x": 1.1 * UNIT_FACTOR})), NONE,
         "keep", "unit_changed",
     ),
     "old, and no label of the day is known": (
@@ -221,11 +221,11 @@ def test_traffic_that_can_never_satisfy_the_guards_is_an_error() -> None:
             check_rules(labels, days)
 
 
-def test_broken_feeds_are_in_the_evidence_with_the_widest_spreads() -> None:
-    spread = {f"x{i}": 1.0 + i for i in range(10)} | {"narrow": 0.01}
-    found = decide(replace(SNAPSHOT, inputs=checked(spread=spread)), NONE).evidence["inputs"]
+def test_broken_feeds_are_in_the_evidence_with_the_furthest_scales() -> None:
+    scale = {f"x{i}": 1.0 + i for i in range(10)} | {"narrow": 0.01}
+    found = decide(replace(SNAPSHOT, inputs=checked(scale=scale)), NONE).evidence["inputs"]
     assert found["n_broken"] == 1
-    assert [*found["spread"]] == ["narrow", "x9", "x8", "x7", "x6"]
+    assert [*found["scale"]] == ["narrow", "x9", "x8", "x7", "x6"]
 
 
 def test_the_schedule_is_that_of_the_caller() -> None:
