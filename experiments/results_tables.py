@@ -51,16 +51,20 @@ def readme_table(reports: dict[str, Report]) -> str:
 
 
 def network_against_trees(reports: dict[str, Report]) -> tuple[str, str]:
-    """The network and LightGBM on the backtest's holdout months, else on the demo's test split."""
+    """The network and its strongest competitor on the backtest's holdout months.
+
+    Without a backtest it is LightGBM with early stopping, on the demo's test split.
+    """
     what = "log-loss, network against LightGBM on the same inputs"
     if "backtest" not in reports:
         scores = reports["demo"]["models"]
         pair = " against ".join(f"{scores[m]['log_loss']:.4f}" for m in ("network", "lightgbm"))
         return f"{what}, the demo's first test split", pair
     rows = {row["model"]: row for row in reports["backtest"]["rows"] if row["month"] == "holdout"}
-    trees = rows["lightgbm"]
+    trees = rows[STRONGEST]
     pair = f"{rows['network']['log_loss']:.4f} against {trees['log_loss']:.4f}"
     n = f"{trees['n']:,.0f} {INSTANCES}"
+    what += " (refitted with the last week, bagged)"
     what += f", {n} of the months from which no choice was made (`make backtest`)"
     return what, f"{pair}: {DIFFERENCE.format_map(trees)}"
 

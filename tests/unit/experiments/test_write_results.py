@@ -24,7 +24,7 @@ def backtest_rows(month: str) -> list[dict[str, Any]]:
         {"model": name} | scores | interval | difference | {"log_loss_of_seeds": [0.4889, 0.4895]}
         for name, difference in (
             ("network", NONE), ("teachers", DIFFERENCE), ("lightgbm", DIFFERENCE),
-            ("lightgbm_aggregates", DIFFERENCE),
+            ("lightgbm_aggregates", DIFFERENCE | {"log_loss": 0.4777}),
         )
     ]  # fmt: skip
 
@@ -154,6 +154,7 @@ def test_only_the_table_between_the_marks_of_the_readme_is_replaced(
     lines = block.strip().splitlines()
     assert all(line.startswith("| ") for line in lines) and len(lines) <= 2 + 6
     assert "0.4892 against 0.4956: -0.0065 [-0.0110, -0.0024]" in block
+    assert "| 0.4892 against 0.4777: -0.0065 [" in block  # the strongest trees
     assert "5,228,249; 0 mismatched" in block and "| 6, 5, 1 |" in block
     assert f"/ {REFERENCE} / frozen | 0.4892 / 0.4892 / 0.4892 |" in block
     assert "(`make backtest`) | 0.4892 against 0.4892: -0.0065 [-0.0110, -0.0024] |" in block
