@@ -4,6 +4,7 @@
 PYTHON ?= python3.13 python3.12 python3.11 python3# the first that is 3.11 or newer
 WORKERS ?= 1
 TEST_PROCESSES ?= 2# each has its own tables and servers, about 2 GB
+PROCESSES ?= 2# of torchrun
 PORT ?= 9000# above 8000 to 8999, where Prefect starts its temporary server
 # Without a default here, because the code has one: AS_OF, START, END, MODEL, TRIALS, ONLY.
 
@@ -43,8 +44,9 @@ export JSII_SILENCE_WARNING_DEPRECATED_NODE_VERSION := 1
 export PIP_NO_INPUT := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup ingest features train promote serve keys monitor retrain rollback score export demo \
-	replay drills policies backtest tune reproduce bench bench-serving attack costs spark-check aws-check \
+.PHONY: help setup ingest features train shards train-shards promote serve keys monitor retrain \
+	rollback score export demo replay drills policies backtest tune reproduce bench bench-serving \
+	attack costs spark-check aws-check \
 	results check test e2e lint typecheck unit browser pictures site rename fork-check clean
 .DEFAULT_GOAL := help
 
@@ -61,6 +63,12 @@ features: $(STAMP) ## the feature tables, and the online store as of AS_OF
 
 train: $(STAMP) ## a network on what was known at AS_OF, registered as challenger
 	$(PY) -m pipelines.train $(call option,AS_OF,as-of)
+
+shards: $(STAMP) ## the examples and their soft targets as Parquet files, for training beyond memory
+	$(PY) -m pipelines.write_shards $(call option,AS_OF,as-of)
+
+train-shards: $(STAMP) ## the network from the shards, in bounded memory, by torchrun in PROCESSES processes
+	$(PY) -m torch.distributed.run --standalone --nproc-per-node=$(PROCESSES) -m pipelines.train_shards
 
 promote: $(STAMP) ## the gate: makes the challenger the champion unless it is clearly worse in shadow
 	$(PY) -m pipelines.promote $(call option,AS_OF,as-of)

@@ -3,10 +3,11 @@
     python -m experiments.benchmark [--times 1 3 10]
 
 `benchmark_models`: training against an ordinary PyTorch loop and LightGBM, scoring against
-LightGBM, a retrain and a forward pass against their limits. `benchmark_data`: feature tables and
-historical join against plain DuckDB. Each part runs in its own process, so that its peak memory is
-its own. This process imports neither pandas nor torch: a process starts with the peak memory of its
-parent. Results: ``bench.json``.
+LightGBM, a retrain and a forward pass against their limits. `benchmark_shards`: training from
+shards against training in memory. `benchmark_data`: feature tables and historical join against
+plain DuckDB. Each part runs in its own process, so that its peak memory is its own. This process
+imports neither pandas nor torch: a process starts with the peak memory of its parent. Results:
+``bench.json``.
 """
 
 import argparse
@@ -26,6 +27,7 @@ MAX_RETRAIN_S = 60.0
 MAX_FORWARD_MS = {"1": 1.0, "100": 4.0}  # rows -> of one forward pass
 DATA_PARTS = ("features", "plain features", "join", "chained join", "narrow join")
 JOINS = DATA_PARTS[2:]
+TRAININGS = ("memory", "shards")
 Results = dict[str, Any]
 
 
@@ -53,7 +55,11 @@ def benchmark(times: list[int]) -> Results:
         ValueError: if two joins of the same rows differ in a cell.
     """
     settings = Settings()
-    report: Results = run_part("benchmark_models", settings.data_dir) | {"data": []}
+    report: Results = run_part("benchmark_models", settings.data_dir)
+    report |= {"data": [], "shards": []}
+    for n in sorted(times):
+        with TemporaryDirectory(prefix="bench-", dir=settings.data_dir) as scratch:
+            report["shards"].append(train_on_shards(settings.data_dir, Path(scratch), n))
     for n in sorted(times):
         # In the data folder, because /tmp is memory on some machines.
         with TemporaryDirectory(prefix="bench-", dir=settings.data_dir) as scratch:
@@ -72,6 +78,15 @@ def benchmark(times: list[int]) -> Results:
     path.write_text(json.dumps(earlier | report, indent=1))
     print_ratios(report)
     return report
+
+
+def train_on_shards(data_dir: Path, scratch: Path, times: int) -> Results:
+    """Both ways to train on the examples repeated that many times."""
+    folder = str(scratch / "shards")
+    written = run_part("benchmark_shards", data_dir, "write", folder, "--times", str(times))
+    return {"times": times, "rows": written["rows"]} | {
+        part: run_part("benchmark_shards", data_dir, part, folder) for part in TRAININGS
+    }
 
 
 def ratios(report: Results) -> list[Results]:
@@ -97,6 +112,15 @@ def ratios(report: Results) -> list[Results]:
         ratio(f"forward pass, rows: {n}, ms", forward[n], "limit", limit, at_most=1)
         for n, limit in MAX_FORWARD_MS.items()
     ]
+    for row in report["shards"]:
+        memory, shards = (row[part]["rows_per_second"] for part in TRAININGS)
+        n = f"{row['times']} x"
+        rows.append(ratio(f"training from shards, {n}, rows/s", shards, "in memory", memory))
+    least, most = report["shards"][0], report["shards"][-1]
+    for part, limit in zip(TRAININGS, (math.inf, 1.25), strict=True):
+        what = f"peak GB, {part}, {most['times']} x"
+        first, last = (row[part]["peak_gb"] for row in (least, most))
+        rows.append(ratio(what, last, f"at {least['times']} x", first, at_most=limit))
     for row in data:
         seconds = {part: row[part]["seconds"] for part in DATA_PARTS}
         plain = seconds["plain features"]

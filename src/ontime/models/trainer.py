@@ -12,11 +12,12 @@
 - Reproducible: one seed; two runs on one CPU with as many threads give bit-identical weights.
 - Distributed: under torchrun each process computes its share of every batch
   (`ontime.models.distributed`).
+- More rows than memory holds: `ontime.models.shards` gives `run_epochs` batches from files.
 """
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -37,6 +38,8 @@ from ontime.models.network import (
 )
 from ontime.models.preprocessing import Encoder
 from ontime.models.serialization import TrainedModel
+
+Batch = tuple[Tensor, Tensor, Tensor]  # encoded [n, 3 f], categories [n, c], targets [n, k]
 
 
 class TrainingError(ValueError):
@@ -88,17 +91,23 @@ def fit(
     """
     model = build_model(train, spec, config)
     model.network.to(pick_device(device))
+    history = print_epochs(train_epochs(model, train, targets, config))
+    model.network.eval().cpu()
+    return model, history
+
+
+def print_epochs(records: Iterable[EpochRecord]) -> list[EpochRecord]:
+    """Run the epochs and print a line for each; under torchrun only rank 0 prints."""
     prints = rank_and_size()[0] == 0
     if prints:
         print("epoch  train loss     rows/s")
     history = []
-    for record in train_epochs(model, train, targets, config):
+    for record in records:
         history.append(record)
         if prints:
             loss, rate = record.train_loss, record.rows_per_second
             print(f"{record.epoch:5d} {loss:11.4f} {rate:10,.0f}", flush=True)
-    model.network.eval().cpu()
-    return model, history
+    return history
 
 
 def train_epochs(
@@ -118,51 +127,78 @@ def train_epochs(
     device = network.encoder.median.device
     rank, n_processes = rank_and_size()
     n, size = len(train), min(config.batch_size, len(train))
-    if size % n_processes:
-        raise TrainingError(
-            f"the batch size must be a multiple of the number of processes; {size} rows cannot be "
-            f"divided among {n_processes}"
-        )
+    check_divisible(size, n_processes)
     share = slice(rank, None, n_processes)  # of every batch
-    use_bf16 = bf16_is_fast(device)
-    encoded, categories = _encode(model, train)
-    if use_bf16:
-        encoded = encoded.bfloat16()
+    encoded, categories = encode(model, train)
     soft_targets = torch.from_numpy(targets.astype(np.float32)).to(device)
-
     generator = torch.Generator(device).manual_seed(config.seed)
     drop_groups = FeatureGroupDropout(model.spec, config.group_dropout, generator)
-    optimizer = torch.optim.AdamW(
-        network.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True
-    )
     n_batches = n // size
-    n_steps = n_batches * config.epochs
-    scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: _warm_up_and_cosine((step + 1) / n_steps, config.warm_up)
-    )
 
-    for epoch in range(1, config.epochs + 1):
-        started = time.perf_counter()
+    def batches() -> Iterator[Batch]:
         order = torch.randperm(n, generator=generator, device=device)[: n_batches * size]
-        total_loss = torch.zeros((), device=device)
         for index in order.split(size):
             x, c, y = (t.index_select(0, index) for t in (encoded, categories, soft_targets))
             drop_groups(x, c)
+            yield x[share], c[share], y[share]
+
+    epochs = (batches() for _ in range(config.epochs))
+    return run_epochs(model, config, epochs, n_batches * config.epochs, size)
+
+
+def run_epochs(
+    model: TrainedModel,
+    config: TrainConfig,
+    epochs: Iterable[Iterable[Batch]],
+    n_steps: int,
+    batch_size: int,
+) -> Iterator[EpochRecord]:
+    """One step of the optimizer per batch; yields after each epoch.
+
+    Args:
+        epochs: this process's share of each batch, as encoded rows after dropout.
+        n_steps: batches of all epochs.
+        batch_size: rows of a batch in all processes together.
+    """
+    network = model.network
+    device = network.encoder.median.device
+    several = rank_and_size()[1] > 1
+    use_bf16 = bf16_is_fast(device)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True
+    )
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: _warm_up_and_cosine((step + 1) / n_steps, config.warm_up)
+    )
+    for epoch, batches in enumerate(epochs, 1):
+        started, n_batches = time.perf_counter(), 0
+        total_loss = torch.zeros((), device=device)
+        for x, c, y in batches:
             with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16):
-                logits = network.logits(x[share], c[share])
-            loss = F.binary_cross_entropy_with_logits(logits.float(), y[share])
+                logits = network.logits(x, c)
+            loss = F.binary_cross_entropy_with_logits(logits.float(), y)
             loss.backward()
-            if n_processes > 1:
+            if several:
                 average_gradients(network)
             optimizer.step()
             scheduler.step()
             optimizer.zero_grad()
             total_loss += loss.detach()  # no `item()`: it would wait for the device at every step
-        if n_processes > 1:
+            n_batches += 1
+        if several:
             average(total_loss)
         train_loss = float(total_loss) / n_batches  # waits for the device
         seconds = time.perf_counter() - started
-        yield EpochRecord(epoch, train_loss, n_batches * size / seconds)
+        yield EpochRecord(epoch, train_loss, n_batches * batch_size / seconds)
+
+
+def check_divisible(batch_size: int, n_processes: int) -> None:
+    """Raise TrainingError unless every process can have as many rows of each batch."""
+    if batch_size % n_processes:
+        raise TrainingError(
+            f"the batch size must be a multiple of the number of processes; {batch_size} rows "
+            f"cannot be divided among {n_processes}"
+        )
 
 
 class FeatureGroupDropout:
@@ -192,7 +228,13 @@ class FeatureGroupDropout:
 def build_model(train: pd.DataFrame, spec: FeatureSpec, config: TrainConfig) -> TrainedModel:
     """A network with random weights, and the encoder and vocabularies of the training rows."""
     encoder = Encoder.fit(numeric_tensor(train, spec).numpy())
-    vocabularies = build_vocabularies(train, spec)
+    return assemble(encoder, build_vocabularies(train, spec), spec, config)
+
+
+def assemble(
+    encoder: Encoder, vocabularies: dict[str, list[str]], spec: FeatureSpec, config: TrainConfig
+) -> TrainedModel:
+    """A network with random weights behind an encoder."""
     sizes = [len(vocabularies[name]) for name in spec.categorical]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -227,13 +269,15 @@ def check_labels(rows: pd.DataFrame) -> None:
         )
 
 
-def _encode(model: TrainedModel, rows: pd.DataFrame) -> tuple[Tensor, Tensor]:
-    """Encoded rows [n, 3 f] and categories [n, c] on the model's device."""
+def encode(model: TrainedModel, rows: pd.DataFrame) -> tuple[Tensor, Tensor]:
+    """Encoded rows [n, 3 f] and categories [n, c] on the model's device, bf16 where it is fast."""
     encoder = model.network.encoder
     device = encoder.median.device
     numeric, categories = model.tensors(rows)
     with torch.no_grad():
         encoded = torch.cat([encoder(part.to(device)) for part in numeric.split(PREDICT_BATCH)])
+    if bf16_is_fast(device):
+        encoded = encoded.bfloat16()
     return encoded, categories.to(device)
 
 

@@ -10,13 +10,21 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.benchmark import DATA_PARTS, JOINS, ratio, ratios, run_part
+from experiments.benchmark import (
+    DATA_PARTS,
+    JOINS,
+    TRAININGS,
+    ratio,
+    ratios,
+    run_part,
+    train_on_shards,
+)
 from experiments.benchmark_data import PARTS, REPETITION, joined, repeat_tables
 from experiments.benchmark_models import log_loss, retraining, scoring, training
 from ontime.data.splits import split_by_time
 from ontime.data.tables import read_tables
 from ontime.models.trainer import TrainConfig
-from ontime.problem import SOURCE_TABLES, VIEWS
+from ontime.problem import DEMO_START, SOURCE_TABLES, VIEWS
 from tests.conftest import Dataset
 
 
@@ -51,6 +59,16 @@ def test_both_sides_build_the_same_rows_and_join_the_same_cells(
     assert len({results[part]["digest"] for part in JOINS}) == 1
     assert {results[part]["rows"] for part in JOINS} == {dataset.requests.eligible.sum()}
     assert all(part["seconds"] > 0 and part["peak_gb"] > 0.05 for part in results.values())
+
+
+def test_training_from_shards_reaches_the_loss_of_training_in_memory(
+    dataset: Dataset, examples: pd.DataFrame, tmp_path: Path
+) -> None:
+    results = train_on_shards(dataset.settings.data_dir, tmp_path, times=2)
+    assert results["rows"] == 2 * int((examples.outcome_known_at <= DEMO_START).sum())
+    losses = [results[part]["train_loss"] for part in TRAININGS]
+    assert losses[0] == pytest.approx(losses[1], abs=0.01)
+    assert all(results[part]["rows_per_second"] > 0 for part in TRAININGS)
 
 
 def test_the_digest_depends_on_every_cell_and_not_on_the_order() -> None:
@@ -90,8 +108,11 @@ def test_the_ordinary_loop_reaches_the_trainers_loss_and_both_are_scored(
     one, hundred = (scored["forward_ms"][n] for n in ("1", "100"))
     assert min(one, hundred) > 0
     data = {part: {"seconds": 1.0, "peak_gb": 1.0} for part in DATA_PARTS}
+    trainings = {part: {"rows_per_second": 2.0, "peak_gb": 1.0} for part in TRAININGS}
     report = {"training": results, "retraining": retrained, "scoring": scored}
-    rows = {row["what"]: row for row in ratios(report | {"data": [{"times": 1} | data]})}
+    measured = {"data": [{"times": 1} | data], "shards": [{"times": 1} | trainings]}
+    rows = {row["what"]: row for row in ratios(report | measured)}
+    assert rows["training from shards, 1 x, rows/s"]["ratio"] == 1
     assert rows[f"retrain on {len(split.train):,} rows, s"]["ours"] == retrained["seconds"]
     assert [rows[f"forward pass, rows: {n}, ms"]["ours"] for n in (1, 100)] == [one, hundred]
 
