@@ -136,7 +136,7 @@ costs: $(STAMP) ## benefit and cost of every feature, from the finished demo (a 
 spark-check: $(STAMP) .venv/.spark ## features and join on Spark against DuckDB, every cell of the year (needs Java 17)
 	$(PY) -m experiments.spark_check
 
-aws-check: .venv/aws/.installed ## the stack on AWS: synthesized, then checked without an account (needs Node 20 or newer)
+aws-check: .venv/aws/.installed .venv/ministack/.installed ## the stack on AWS: synthesized, checked, deployed to an emulator (needs Node 20 or newer)
 	@command -v node >/dev/null || { echo "aws-check needs Node 20 or newer: aws-cdk-lib runs in it" >&2; exit 1; }
 	rm -rf var/aws
 	$(AWS)/python -m pytest -c /dev/null --rootdir . --noconftest -p no:cacheprovider -q tests/unit/infra/test_aws.py
@@ -144,6 +144,7 @@ aws-check: .venv/aws/.installed ## the stack on AWS: synthesized, then checked w
 	CDK_OUTDIR=var/aws/production CDK_CONTEXT_JSON='{"size": "production", "certificate": "$(EXAMPLE_CERTIFICATE)"}' $(AWS)/python -m infra.aws.app
 	$(AWS)/cfn-lint --ignore-checks W3005 -- var/aws/*/*.template.json # a dependency that CDK states twice
 	$(AWS)/checkov --directory var/aws --framework cloudformation --skip-download --compact --quiet
+	.venv/ministack/bin/python -m infra.aws.emulator var/aws/development/ontime-development.template.json var/aws/production/ontime-production.template.json
 	$(AWS)/python -m infra.aws.sizes
 
 results: $(STAMP) ## docs/results.md and the numbers of README.md, from the last reports
@@ -187,6 +188,13 @@ clean: ## remove the environment and everything that running wrote (var)
 .venv/aws/.installed: infra/aws/requirements.txt $(STAMP)
 	$(PY) -m venv --clear .venv/aws
 	$(AWS)/python -m pip install --quiet --requirement infra/aws/requirements.txt
+	@touch $@
+
+# Another one: MiniStack and checkov pin different versions of botocore. Without the package `docker` it
+# starts no containers.
+.venv/ministack/.installed: infra/aws/emulator-requirements.txt $(STAMP)
+	$(PY) -m venv --clear .venv/ministack
+	.venv/ministack/bin/python -m pip install --quiet --requirement infra/aws/emulator-requirements.txt
 	@touch $@
 
 .venv/.spark: $(STAMP)
