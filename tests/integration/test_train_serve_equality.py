@@ -15,7 +15,7 @@ import pytest
 
 from monitoring.skew import skew
 from ontime.features.historical import REQUEST_FIELDS
-from ontime.features.online_store import OnlineFeatures
+from ontime.features.online_store import DERIVED, OnlineFeatures
 from ontime.problem import FEATURE_SPEC, PREDICTION_INTERVAL, VIEWS
 from tests.conftest import Dataset, read_online, write_online
 
@@ -76,7 +76,8 @@ def test_every_request_of_the_week_was_served(week: Week, examples: pd.DataFrame
 def test_features_reported_missing_or_stale_are_missing_in_training(
     week: Week, examples: pd.DataFrame
 ) -> None:
-    offline = examples.set_index("instance_id").loc[week.served.instance_id, STORED]
+    named = [*STORED, *(name for names in DERIVED.values() for name in names)]
+    offline = examples.set_index("instance_id").loc[week.served.instance_id, named]
     np.testing.assert_array_equal(week.n_unusable, offline.isna().sum(axis=1))
 
 
