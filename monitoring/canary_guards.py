@@ -20,7 +20,9 @@ from ontime.problem import INSTANCES, MIN_SLICE_INSTANCES
 from ontime.registry.gate import LATENCY_TOLERANCE, SLICE_TOLERANCE
 from ontime.storage.decision_log import ChampionChange
 
-MIN_ANSWERED = 30  # instances at the present share; with fewer nothing is decided but a rollback
+# Instances at the present share; with fewer nothing is decided but a rollback. Also forward passes
+# of each model: the median of a few is the machine's noise.
+MIN_ANSWERED = 30
 MAX_FALLBACKS = 0.01  # share of the canary's instances that the champion answered
 MAX_OUTSIDE = 0.05  # share of probabilities outside the champion's range
 MAX_SHIFT = 0.10  # of the mean probability on the same instances
@@ -90,14 +92,14 @@ def _guards(
 ) -> Iterator[Guard]:
     """Latency and probabilities at the present share; needs no outcome."""
     passes = rows.drop_duplicates(["predicted_at", "model_version"])
-    seconds = passes.groupby("model_version").model_seconds.median()
-    ratio = seconds.get(canary.version, np.nan) / seconds.get(canary.replaced, np.nan)
-    if not np.isnan(ratio):
+    seconds = passes.groupby("model_version").model_seconds
+    median, n_passes = seconds.median(), seconds.count()
+    if all(n_passes.get(name, 0) >= MIN_ANSWERED for name in (canary.version, canary.replaced)):
+        ratio = median[canary.version] / median[canary.replaced]
         yield _limited("latency divided by the champion's", ratio, LATENCY_TOLERANCE)
     probabilities, same = rows.probability.to_numpy()[own], champion[own]
-    if len(others := champion[~own]):
-        outside = (probabilities < others.min()) | (probabilities > others.max())
-        yield _limited("probabilities outside the champion's range", outside.mean(), MAX_OUTSIDE)
+    outside = (probabilities < champion.min()) | (probabilities > champion.max())
+    yield _limited("probabilities outside the champion's range", outside.mean(), MAX_OUTSIDE)
     shift = abs(probabilities.mean() - same.mean())
     yield _limited("shift of the mean probability", shift, MAX_SHIFT)
 

@@ -170,3 +170,24 @@ def test_predictions_of_the_share_before_count_for_the_outcomes_only() -> None:
     found = evaluate_canary(rows, champion, wider, (0.25,), NOW)
     assert found.action == "promote", found.reasons
     assert found.reasons[1] == "fallbacks to the champion 0.000, limit 0.01"
+
+
+def test_few_forward_passes_say_nothing_about_latency() -> None:
+    rows, champion = traffic(model_seconds=0.01)
+    assert decide(rows, champion).action == "rollback"
+    rows["predicted_at"] = rows.predicted_at.dt.floor(f"{N_DAYS}D")
+    few = decide(rows, champion)
+    assert few.action == "promote" and not any("latency" in reason for reason in few.reasons)
+
+
+def test_the_range_is_that_of_the_champion_on_all_instances() -> None:
+    rows, champion = traffic()
+    own = (rows.model_version == "2").to_numpy()
+    champion[~own] = np.minimum(champion[~own], 0.4)
+    rows.loc[~own, "probability"] = champion[~own]
+    assert (rows.probability[own] > 0.4).mean() > guards.MAX_OUTSIDE
+    assert not any("range" in reason for reason in failed_guards(decide(rows, champion)))
+
+
+def failed_guards(decision: CanaryDecision) -> list[str]:
+    return decision.reasons if decision.action == "rollback" else []
