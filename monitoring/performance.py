@@ -116,18 +116,17 @@ def costs_per_1000(scored: pd.DataFrame, known_rate: float) -> dict[str, float]:
     """
     if scored.empty:
         return {}
+    served = scored.probability
+    probabilities = {"served": served, "always": 1.0, "never": 0.0, "base_rate": known_rate}
+    return {name: cost_per_1000(scored.label, p) for name, p in probabilities.items()}
+
+
+def cost_per_1000(labels: pd.Series, probabilities: pd.Series | float) -> float:
+    """Cost per 1,000 of the decisions by probabilities, given per label or one for all."""
     threshold = expected_cost_threshold(COST_FALSE_ALARM, COST_MISS)
-    labels = scored.label.to_numpy(dtype=bool)
-    probabilities = {
-        "served": scored.probability.to_numpy(dtype=np.float64),
-        "always": np.ones(len(labels)),
-        "never": np.zeros(len(labels)),
-        "base_rate": np.full(len(labels), known_rate),
-    }
-    return {
-        name: 1000 * float(decision_costs(labels, p, threshold, COST_FALSE_ALARM, COST_MISS).mean())
-        for name, p in probabilities.items()
-    }
+    y = labels.to_numpy(dtype=bool)
+    p = np.broadcast_to(np.asarray(probabilities, dtype=np.float64), len(y))
+    return 1000 * float(decision_costs(y, p, threshold, COST_FALSE_ALARM, COST_MISS).mean())
 
 
 def _iso(time: pd.Timestamp) -> str | None:

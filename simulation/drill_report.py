@@ -16,10 +16,8 @@ from monitoring.input_checks import (
     check_inputs,
     factor,
 )
-from monitoring.retrain_policy import (
-    SHADOW_PERIOD,
-    TRAINING_TIME,
-)
+from monitoring.performance import cost_per_1000
+from monitoring.retrain_policy import SHADOW_PERIOD, TRAINING_TIME
 from monitoring.sequential import LIMITS, NAMES
 from ontime.data.drill_types import (
     ChangedRegime,
@@ -39,7 +37,6 @@ from ontime.settings import Settings
 from ontime.storage.decision_log import DecisionLog
 from ontime.storage.prediction_log import PredictionLog
 from simulation.report import ALERTS, replay_events
-from simulation.weekly_comparison import cost_of
 
 HOUR = timedelta(hours=1)
 FEED_CODES = {"view_missing", "unit_changed", "labels_stopped"}
@@ -185,8 +182,8 @@ def cost(
             "difference": found.difference,
             "low": found.low,
             "high": found.high,
-            "per_1000": cost_of(period, "probability"),
-            "per_1000_other": cost_of(period, "other"),
+            "per_1000": cost_per_1000(period.label, period.probability),
+            "per_1000_other": cost_per_1000(period.label, period.other),
         },
         "days": [
             {"day": day.isoformat()}

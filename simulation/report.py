@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from monitoring.performance import costs_per_1000
+from monitoring.performance import cost_per_1000, costs_per_1000
 from monitoring.retrain_policy import SHADOW_PERIOD
 from monitoring.sequential import LIMITS
 from monitoring.skew import skew
@@ -25,7 +25,7 @@ from pipelines.train import load_split
 from simulation.hindsight import hindsight
 from simulation.progress import Progress
 from simulation.replay_plot import Event, ReplayResult, write_report
-from simulation.weekly_comparison import cost_of, weekly_comparison
+from simulation.weekly_comparison import weekly_comparison
 
 SCORES = ("auc", "pr_auc", "log_loss", "brier", "ece")
 # Codes of the retrain policy's reasons that are performance alerts, also if a guard held them back.
@@ -106,7 +106,10 @@ def measure(settings: Settings, prepared: dict[str, Any], progress: Progress) ->
             "frozen_ece": frozen_scores["ece"],
             "serving_ece": serving_scores["ece"],
             "cost_per_1000": costs_per_1000(labelled, training["positive_rate"])
-            | {name: cost_of(labelled, name) for name in ("frozen", "lightgbm")},
+            | {
+                name: cost_per_1000(labelled.label, labelled[name])
+                for name in ("frozen", "lightgbm")
+            },
             "difference": comparison.difference,
             "interval": [comparison.low, comparison.high],
         },
@@ -155,7 +158,7 @@ def replay_events(log: DecisionLog) -> list[Event]:
     ended = {  # the promotion of a canary, or its rollback
         c.version if c.kind == "promotion" else c.replaced: c.as_of.isoformat()
         for before, c in pairwise(changes)
-        if before.kind == "canary" != c.kind
+        if before.kind == "canary" and c.kind != "canary"
     }
     for decision in log.decisions():
         at, reasons = decision["decided_at"].isoformat(), decision["reasons"]

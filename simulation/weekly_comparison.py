@@ -10,7 +10,7 @@ from typing import TypedDict
 import numpy as np
 import pandas as pd
 
-from monitoring.performance import costs_per_1000
+from monitoring.performance import cost_per_1000
 from ontime.evaluation.metrics import log_losses
 
 WEEK = timedelta(days=7)
@@ -54,7 +54,10 @@ def _week(start: pd.Timestamp, rows: pd.DataFrame) -> Week:
     known = rows[rows.label.notna()]
     serving_log_loss, serving_gap = _scores(known, "probability")
     frozen_log_loss, frozen_gap = _scores(known, "frozen")
-    costs = costs_per_1000(known, known_rate=0.0)
+
+    def cost(probabilities: pd.Series | float) -> float | None:
+        return None if known.empty else cost_per_1000(known.label, probabilities)
+
     return Week(
         start=start.isoformat(),
         champion=", ".join(rows.model_version.unique()),
@@ -64,17 +67,12 @@ def _week(start: pd.Timestamp, rows: pd.DataFrame) -> Week:
         frozen_log_loss=frozen_log_loss,
         serving_gap=serving_gap,
         frozen_gap=frozen_gap,
-        serving_cost=costs.get("served"),
-        frozen_cost=cost_of(known, "frozen"),
-        lightgbm_cost=cost_of(known, "lightgbm"),
-        always_cost=costs.get("always"),
-        never_cost=costs.get("never"),
+        serving_cost=cost(known.probability),
+        frozen_cost=cost(known.frozen),
+        lightgbm_cost=cost(known.lightgbm),
+        always_cost=cost(1.0),
+        never_cost=cost(0.0),
     )
-
-
-def cost_of(known: pd.DataFrame, column: str) -> float | None:
-    """Cost per 1,000 labelled rows of the decisions by the probabilities of a column."""
-    return costs_per_1000(known.assign(probability=known[column]), known_rate=0.0).get("served")
 
 
 def _scores(known: pd.DataFrame, column: str) -> tuple[float, float] | tuple[None, None]:
