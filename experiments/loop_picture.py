@@ -5,7 +5,7 @@ log-loss of what was served and of the model frozen at the start, on the same ro
 """
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from io import BytesIO
 from typing import Any
 
@@ -16,12 +16,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ontime.problem import INSTANCES
+from simulation.replay_plot import EPOCH, day_number
 
 # The colours of the pages' dark scheme.
 BACKGROUND, INK, MUTED, LINE = "#0d1117", "#e9edf3", "#a3aebc", "#2a333f"
 SERVED, FROZEN, GOOD, BAD, SHADOW = "#8bb8ff", "#e58047", "#37a68f", "#e58047", "#ffc64d"
 SIZE_IN, DPI = (8.0, 5.16), 100  # as large as the moving picture of the board
-EPOCH, WEEK, GAP = datetime(1970, 1, 1, tzinfo=UTC), 7.0, 0.25  # the x axis is in days
+WEEK, GAP = 7.0, 0.25  # the x axis is in days
 SERVING_ROW, SHADOW_ROW, GATE_ROW = 2, 1, 0
 MARGIN = 0.08  # of the range of the log-loss
 
@@ -41,9 +42,9 @@ def frames(report: dict[str, Any]) -> Iterator[Image.Image]:
 
 def frame(report: dict[str, Any], weeks: list[dict[str, Any]], n_weeks: int) -> Image.Image:
     """The picture at the end of a week: later weeks and events are not drawn."""
-    start, end = day(report["replay"]["start"]), day(report["replay"]["end"])
-    now = min(day(weeks[n_weeks - 1]["start"]) + WEEK, end)
-    events = [event for event in report["events"] if day(event["at"]) <= now]
+    start, end = day_number(report["replay"]["start"]), day_number(report["replay"]["end"])
+    now = min(day_number(weeks[n_weeks - 1]["start"]) + WEEK, end)
+    events = [event for event in report["events"] if day_number(event["at"]) <= now]
     figure = Figure(figsize=SIZE_IN, dpi=DPI, facecolor=BACKGROUND)
     FigureCanvasAgg(figure)
     lanes, scores = figure.subplots(
@@ -65,7 +66,9 @@ def frame(report: dict[str, Any], weeks: list[dict[str, Any]], n_weeks: int) -> 
 
 def draw_versions(axes: Axes, events: list[dict[str, Any]], start: float, now: float) -> None:
     served = [("v1", start)]
-    served += [(e["label"], day(e["at"])) for e in events if e["kind"] in ("promoted", "rollback")]
+    served += [
+        (e["label"], day_number(e["at"])) for e in events if e["kind"] in ("promoted", "rollback")
+    ]
     ends = [since for _, since in served[1:]] + [now]
     for i, ((label, since), until) in enumerate(zip(served, ends, strict=True)):
         bar(axes, SERVING_ROW, since, until, SERVED, 0.85 if i % 2 else 0.55)
@@ -75,7 +78,7 @@ def draw_versions(axes: Axes, events: list[dict[str, Any]], start: float, now: f
                 ha="center", va="center", color=BACKGROUND, fontsize=12, weight="bold",
             )  # fmt: skip
     for event in events:
-        at, kind = day(event["at"]), event["kind"]
+        at, kind = day_number(event["at"]), event["kind"]
         if kind == "retrain":
             bar(axes, SHADOW_ROW, at, min(at + WEEK, now), SHADOW, 0.75)
         elif kind in ("promoted", "rejected"):
@@ -92,7 +95,7 @@ def bar(axes: Axes, row: int, since: float, until: float, colour: str, alpha: fl
 
 
 def draw_scores(axes: Axes, weeks: list[dict[str, Any]], n_weeks: int) -> None:
-    starts = np.array([day(week["start"]) for week in weeks])
+    starts = np.array([day_number(week["start"]) for week in weeks])
     serving, frozen = scores_of(weeks)
     low, high = min(*serving, *frozen), max(*serving, *frozen)
     space = MARGIN * (high - low) or 0.01
@@ -145,10 +148,6 @@ def scores_of(weeks: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
     return np.array(serving), np.array([week["frozen_log_loss"] for week in weeks])
 
 
-def day(text: str) -> float:
-    """Days since the epoch, the unit of the x axis."""
-    return (datetime.fromisoformat(text) - EPOCH) / timedelta(days=1)
-
-
 def moment(days: float) -> datetime:
+    """The time that `day_number` counts in days."""
     return EPOCH + timedelta(days=days)

@@ -60,7 +60,7 @@ def _draw_signal(axes: Axes, report: dict[str, Any]) -> None:
     at = np.array([day_number(each) for each in signal["at"]])
     axes.plot(at, values, color=SERVED, marker="o", markersize=3.5, lw=1.4)
     axes.axhline(signal["limit"], **REFERENCE)
-    axes.margins(y=0.35)  # room for the marks
+    axes.margins(y=0.35)  # space for the marks
     inside = axes.get_xaxis_transform()  # days and fractions of the height
     if report["noticed_at"]:
         noticed = day_number(report["noticed_at"])

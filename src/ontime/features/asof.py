@@ -4,6 +4,7 @@
 `equal_keys` and `fresh_columns` are the SQL that both engines write alike.
 """
 
+from abc import abstractmethod
 from pathlib import Path
 from typing import ClassVar
 
@@ -33,9 +34,9 @@ class AsofJob(RetrievalJob):
     ) -> None:
         self.views, self.entity_df, self.feature_refs = views, entity_df, feature_refs
 
+    @abstractmethod
     def write(self, path: Path) -> None:
         """Write the result as Parquet, over what is at the path."""
-        raise NotImplementedError
 
     def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
         return self._to_arrow_internal().to_pandas()

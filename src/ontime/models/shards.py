@@ -8,7 +8,7 @@ head. The loop, the network and the schedule are those of `ontime.models.trainer
 
 - Statistics: DuckDB reads each column once. The encoder is fitted to the column's `QUANTILES` exact
   quantiles, for which DuckDB keeps one column in memory, 4 bytes per row. Rank 0 computes them.
-- Order: the unit is a row group. Every epoch deals all of them to the processes in a new random
+- Order: the unit is a row group. Every epoch assigns all of them to the processes in a new random
   order, and each process mixes the rows of `POOL_ROWS` before it cuts batches, so that no batch
   depends on how the rows are sorted or distributed over files.
 - Memory: two pools of `POOL_ROWS`, each with one more row group at most; a thread reads ahead.
@@ -48,8 +48,8 @@ from ontime.models.trainer import (
     run_epochs,
 )
 
-QUANTILES = 4_001  # sixteen below the encoder's RANK_CLIP
-GROUP_ROWS = 8_192  # of a written row group: small enough to deal evenly to many processes
+QUANTILES = 4_001  # a step of 1 / 4,000: 16 of them are below the encoder's RANK_CLIP of 0.004
+GROUP_ROWS = 8_192  # of a written row group: small enough to be divided evenly among many processes
 POOL_ROWS = 65_536  # 60 MB of 80 encoded features
 
 
@@ -116,9 +116,9 @@ def train_epochs(model: TrainedModel, folder: Path, config: TrainConfig) -> Iter
     check_divisible(size, n_processes)
     share = size // n_processes
     order = torch.Generator().manual_seed(config.seed)  # the same in every process
-    epochs = [deal(groups, n_processes, order) for _ in range(config.epochs)]
+    epochs = [assign(groups, n_processes, order) for _ in range(config.epochs)]
     # As many steps as the process with the fewest rows can take: every step averages gradients.
-    steps = [min(sum(g.rows for g in hand) for hand in hands) // share for hands in epochs]
+    steps = [min(sum(g.rows for g in own) for own in assigned) // share for assigned in epochs]
     if not min(steps):
         raise TrainingError(
             f"each of {n_processes} processes needs {share} rows in row groups of its own; the "
@@ -129,14 +129,15 @@ def train_epochs(model: TrainedModel, folder: Path, config: TrainConfig) -> Iter
     generator = torch.Generator(device).manual_seed(config.seed + rank)
     drop_groups = FeatureGroupDropout(model.spec, config.group_dropout, generator)
 
-    def batches(hand: list[RowGroup], n_batches: int) -> Iterator[Batch]:
-        shuffled = shuffled_batches(model, hand, targets, share, generator)
+    def batches(own: list[RowGroup], n_batches: int) -> Iterator[Batch]:
+        shuffled = shuffled_batches(model, own, targets, share, generator)
         for x, c, y in islice(shuffled, n_batches):
             drop_groups(x, c)
             yield x, c, y
 
-    own = (batches(hands[rank], n) for hands, n in zip(epochs, steps, strict=True))
-    return run_epochs(model, config, own, sum(steps), size)
+    parts = zip(epochs, steps, strict=True)
+    shares = (batches(assigned[rank], n) for assigned, n in parts)
+    return run_epochs(model, config, shares, sum(steps), size)
 
 
 def target_columns(members: int) -> list[str]:
@@ -160,17 +161,17 @@ def row_groups(folder: Path, columns: Sequence[str]) -> list[RowGroup]:
     return groups
 
 
-def deal(
+def assign(
     groups: Sequence[RowGroup], n_processes: int, generator: torch.Generator
 ) -> list[list[RowGroup]]:
     """The row groups in random order, each to the process that has the fewest rows so far."""
-    hands: list[list[RowGroup]] = [[] for _ in range(n_processes)]
+    assigned: list[list[RowGroup]] = [[] for _ in range(n_processes)]
     rows = [0] * n_processes
     for i in torch.randperm(len(groups), generator=generator).tolist():
         fewest = rows.index(min(rows))
-        hands[fewest].append(groups[i])
+        assigned[fewest].append(groups[i])
         rows[fewest] += groups[i].rows
-    return hands
+    return assigned
 
 
 def shuffled_batches(

@@ -11,7 +11,7 @@ import torch
 from ontime.evaluation.metrics import log_losses
 from ontime.models import shards
 from ontime.models.network import numeric_tensor
-from ontime.models.shards import build_model, deal, fit_shards, row_groups, write_shard
+from ontime.models.shards import assign, build_model, fit_shards, row_groups, write_shard
 from ontime.models.trainer import TrainingError
 from ontime.models.trainer import build_model as build_model_in_memory
 from ontime.models.trainer import fit as fit_in_memory
@@ -46,17 +46,17 @@ def test_an_epoch_deals_every_row_group_once_and_evenly(folder: Path) -> None:
     groups = row_groups(folder, TARGETS)
     assert sum(group.rows for group in groups) == 8_000
     generator = torch.Generator().manual_seed(0)
-    first, second = (deal(groups, 3, generator) for _ in range(2))
+    first, second = (assign(groups, 3, generator) for _ in range(2))
     assert first != second
-    for hands in (first, second):
-        assert Counter(group for hand in hands for group in hand) == Counter(groups)
-        rows = [sum(group.rows for group in hand) for hand in hands]
+    for assigned in (first, second):
+        assert Counter(group for own in assigned for group in own) == Counter(groups)
+        rows = [sum(group.rows for group in own) for own in assigned]
         assert max(rows) - min(rows) <= 500, "at most one row group apart"
 
 
 def test_batches_hold_every_row_once_and_mix_the_files(folder: Path, train: pd.DataFrame) -> None:
     model = build_model(folder, SPEC, SMALL)
-    groups = deal(row_groups(folder, TARGETS), 1, torch.Generator().manual_seed(0))[0]
+    groups = assign(row_groups(folder, TARGETS), 1, torch.Generator().manual_seed(0))[0]
     generator = torch.Generator().manual_seed(0)
     batches = list(shards.shuffled_batches(model, groups, TARGETS, 256, generator))
     targets = torch.cat([y[:, 0] for _, _, y in batches]).numpy()
