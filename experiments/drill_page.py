@@ -27,7 +27,7 @@ KINDS = {
     ),
     "ChangedUnit": (
         "The values are within their allowed range, so that no schema rejects them: they are "
-        "served as they are.",
+        "served as they are, and a training that is due before the change is noticed reads them.",
         "Convert the unit where the source is read, and build the features again: those of the "
         "incident stay wrong in the history until then.",
     ),
@@ -98,12 +98,21 @@ def section(drill: Report) -> list[str]:
         f"{drill['text']} From {_day(drill['since'])} to {_day(drill['until'])}.",
         f"![{drill['title']}]({PICTURES}/{drill['name']}.png)",
         f"- **Noticed** {noticed}.",
-        f"- **A person is told:** {'; '.join(drill['told'])}. It is the reason of the decision: in "
-        "the log, on the loop's page, in Prefect, and in the Prometheus metrics of the API.",
+        f"- **A person is told:** {'; '.join(drill['told'])}. {told_where(drill['kind'])}",
         f"- **The system by itself:** {by_itself} {reactions(drill)}",
         f"- **A person does:** {person}",
         f"- **It cost** {_cost(drill)}{_money(drill)}",
     ]
+
+
+def told_where(kind: str) -> str:
+    """Where a person reads it."""
+    if kind == "CorruptedLabels":
+        return "It is the gate's reason: in the decision log, on the loop's page and in MLflow."
+    return (
+        "It is a reason of the decision: in the log, on the loop's page and in Prefect; "
+        "Prometheus has its value."
+    )
 
 
 def reactions(drill: Report) -> str:
