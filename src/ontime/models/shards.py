@@ -7,7 +7,8 @@ A shard holds the model's inputs and the soft targets, one column ``target_0`` a
 head. The loop, the network and the schedule are those of `ontime.models.trainer`.
 
 - Statistics: DuckDB reads each column once. The encoder is fitted to the column's `QUANTILES` exact
-  quantiles, for which DuckDB keeps one column in memory, 4 bytes per row. Rank 0 computes them.
+  quantiles, for which one column and its sorted copy are in memory, 8 bytes per row. Rank 0
+  computes them.
 - Order: the unit is a row group. Every epoch assigns all of them to the processes in a new random
   order, and each process mixes the rows of `POOL_ROWS` before it cuts batches, so that no batch
   depends on how the rows are sorted or distributed over files.
@@ -91,16 +92,17 @@ def fit_shards(
 def build_model(folder: Path, spec: FeatureSpec, config: TrainConfig) -> TrainedModel:
     """A network with random weights, and the encoder and vocabularies of all shards."""
     paths = {group.path for group in row_groups(folder, [*spec.numeric, *spec.categorical])}
-    levels = np.linspace(0, 1, QUANTILES).tolist()
+    levels = np.linspace(0, 1, QUANTILES)
     numeric = np.full((QUANTILES, len(spec.numeric)), np.nan, dtype=np.float32)
     vocabularies = {}
     with duckdb.connect() as db:
         shards = db.read_parquet([str(path) for path in sorted(paths)], hive_partitioning=False)
         for j, name in enumerate(spec.numeric):
-            known = shards.filter(f'isfinite("{name}")')
-            (quantiles,) = known.aggregate(f'quantile_disc("{name}", {levels})').fetchall()[0]
-            if quantiles is not None:
-                numeric[:, j] = quantiles
+            column = shards.filter(f'isfinite("{name}")').project(f'"{name}"').fetchnumpy()
+            known = np.sort(column[name])  # DuckDB takes a second per column for so many quantiles
+            if len(known):
+                places = np.ceil(levels * len(known)).astype(int) - 1
+                numeric[:, j] = known[places.clip(0)]
         for name in spec.categorical:
             values = shards.project(f'"{name}"::VARCHAR').distinct().fetchall()
             vocabularies[name] = sorted(value for (value,) in values if value is not None)
