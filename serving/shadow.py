@@ -32,6 +32,7 @@ class Shadow:
         self.metrics = metrics
         self._challenger: tuple[str, Model] | None = None
         self._rejected: str | None = None
+        self._poll_lock = threading.Lock()
         self._queue: queue.Queue[Served | None] = queue.Queue(QUEUE_SIZE)
         self._worker = threading.Thread(target=self._work, name="shadow", daemon=True)
 
@@ -44,7 +45,18 @@ class Shadow:
         self._worker.join()
 
     def poll(self) -> None:
-        """Load the version that has the alias, unless it is deployed or was rejected."""
+        """Load the version that has the alias, unless it is deployed or was rejected.
+
+        Does nothing while another poll runs: the registry takes few calls at a time, and a sync
+        needs one of them.
+        """
+        if self._poll_lock.acquire(blocking=False):
+            try:
+                self._poll()
+            finally:
+                self._poll_lock.release()
+
+    def _poll(self) -> None:
         version = None
         try:
             version = self.loader.registry.resolve(ALIAS)

@@ -1,7 +1,9 @@
 """A challenger scores in the background: logged, never returned, never delaying a response."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from starlette.testclient import TestClient
 
 from ontime.storage.prediction_log import PredictionLog
@@ -105,3 +107,29 @@ def test_the_shadow_can_be_switched_off(open_api: OpenApi, registry: FakeRegistr
 
     assert state_of(open_api()).shadow is None
     assert registry.n_downloads == 1
+
+
+def test_one_poll_at_a_time_calls_the_registry(
+    open_api: OpenApi, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many reloads at once would otherwise take all of its calls, and a sync would fail."""
+    shadow = shadow_of(open_api(settings={"shadow": True}))
+    called, resume = threading.Event(), threading.Event()
+    calls: list[str] = []
+
+    def resolve(alias: str) -> None:
+        calls.append(alias)
+        called.set()
+        resume.wait(60)
+
+    monkeypatch.setattr(registry, "resolve", resolve)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(shadow.poll)
+        assert called.wait(60)
+        shadow.poll()  # returns at once
+        assert not first.done()
+        resume.set()
+    first.result()
+    assert calls == ["challenger"]
+    shadow.poll()
+    assert len(calls) == 2
