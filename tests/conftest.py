@@ -161,15 +161,15 @@ def online_store_at(
     """Opens a new online store that holds the feature rows known at a moment."""
     from feature_repo.definitions import definitions
     from ontime.features.feast_config import open_feature_store
-    from ontime.features.online_store import OnlineFeatures
+    from ontime.features.online_store import OnlineFeatures, OnlineWriter
 
     def fill(as_of: datetime) -> OnlineFeatures:
         folder = tmp_path_factory.mktemp("online")
         store = open_feature_store(dataset.settings.model_copy(update={"data_dir": folder}))
         store.apply(definitions(dataset.settings.features_dir))
-        for view in VIEWS:
-            rows = dataset.rows(view.name)
-            write_online(store, view, rows[rows.event_timestamp <= as_of])
+        tables = [(view, dataset.rows(view.name)) for view in VIEWS]
+        known = [(view, rows[rows.event_timestamp <= as_of]) for view, rows in tables]
+        OnlineWriter(store).write(known)
         return OnlineFeatures(store)
 
     return fill

@@ -15,9 +15,9 @@ import pytest
 
 from monitoring.skew import skew
 from ontime.features.historical import REQUEST_FIELDS
-from ontime.features.online_store import DERIVED, OnlineFeatures
+from ontime.features.online_store import DERIVED, OnlineFeatures, OnlineWriter
 from ontime.problem import FEATURE_SPEC, PREDICTION_INTERVAL, VIEWS
-from tests.conftest import Dataset, read_online, write_online
+from tests.conftest import Dataset, read_online
 
 FIRST_DAY, N_DAYS = 34, 7
 STORED = [name for view in VIEWS for name in view.inputs]
@@ -44,13 +44,14 @@ def week(dataset: Dataset, online_store_at: OnlineStoreAt) -> Week:
     start = dataset.start + timedelta(days=FIRST_DAY)
     end = start + timedelta(days=N_DAYS)
     online = online_store_at(start)
+    writer = OnlineWriter(online.store)
     rows = [(view, between(dataset.rows(view.name), start, end)) for view in VIEWS]
     requests = between(dataset.requests[dataset.requests.eligible], start, end)
     served, n_unusable = [], []
     ticks = pd.date_range(start + PREDICTION_INTERVAL, end, freq=PREDICTION_INTERVAL)
     for tick in ticks.to_pydatetime():
-        for view, known in rows:
-            write_online(online.store, view, between(known, tick - PREDICTION_INTERVAL, tick))
+        before = tick - PREDICTION_INTERVAL
+        writer.write([(view, between(known, before, tick)) for view, known in rows])
         now = requests[requests.event_timestamp == tick]
         if len(now):
             read = read_online(online, now[[*REQUEST_FIELDS]], tick)
