@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.image import imread
-from prefect.testing.utilities import prefect_test_harness
 
 from ontime.data.drill_types import ChangedUnit, Drill, Fault, StoppedView
 from ontime.models.trainer import TrainConfig
@@ -61,7 +60,9 @@ class Base:
 
 
 @pytest.fixture(scope="module")
-def base(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Base]:
+def base(
+    dataset: Dataset, prefect_server: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Base]:
     start = dataset.start + 41 * DAY
     folder = tmp_path_factory.mktemp("drills") / "base"
     for name in ("tables", "features"):
@@ -71,7 +72,6 @@ def base(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         url = f"http://127.0.0.1:{probe.getsockname()[1]}"
     with (
         pytest.MonkeyPatch.context() as patch,
-        prefect_test_harness(server_startup_timeout=120),
         data_folder(folder) as settings,
     ):
         patch.setenv("ONTIME_API_URL", url)

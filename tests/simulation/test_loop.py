@@ -25,7 +25,6 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from prefect.testing.utilities import prefect_test_harness
 
 from monitoring.retrain_policy import SHADOW_PERIOD, TRAINING_TIME
 from monitoring.skew import skew
@@ -112,12 +111,12 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def system(dataset: Dataset) -> Iterator[System]:
+def system(dataset: Dataset, prefect_server: None) -> Iterator[System]:
     """A first champion as of the start, and the API that serves it.
 
     The champion is trained for one epoch, a week before the start, so that it can be improved.
     """
-    with pytest.MonkeyPatch.context() as patch, prefect_test_harness(server_startup_timeout=120):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ONTIME_API_URL", f"http://127.0.0.1:{free_port()}")
         settings = Settings()
         reset_state(settings)

@@ -1,13 +1,11 @@
 """The backtest: no test row was trained on, and every model is scored on the same rows."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from prefect.testing.utilities import prefect_test_harness
 
 from experiments import backtest as module
 from experiments.backtest import (
@@ -36,10 +34,10 @@ def month(dataset: Dataset) -> str:
 
 
 @pytest.fixture(scope="module")
-def report(dataset: Dataset, month: str) -> Iterator[dict[str, Any]]:
-    with prefect_test_harness(server_startup_timeout=120), pytest.MonkeyPatch.context() as patch:
+def report(dataset: Dataset, month: str, prefect_server: None) -> dict[str, Any]:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "SEEDS", module.SEEDS[:2])
-        yield backtest(month, month)
+        return backtest(month, month)
 
 
 def test_each_month_ends_where_the_next_one_starts() -> None:

@@ -1,12 +1,10 @@
 """A reproduced run is equal to the last bit, and what differs is named."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 
 import mlflow
 import pytest
-from prefect.testing.utilities import prefect_test_harness
 
 from experiments.reproduce import comparison, print_comparison, reproduced, train_again
 from ontime.data.splits import Split
@@ -19,13 +17,9 @@ from ontime.registry.training_run import code_revision, train_and_evaluate
 from pipelines.train import load_split
 from tests.conftest import Dataset
 
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
 CONFIG = TrainConfig(seed=7, epochs=1)  # not the default: the logged configuration must be used
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _server() -> Iterator[None]:
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
 
 
 @pytest.fixture(scope="module")
