@@ -49,6 +49,7 @@ os.environ |= {
     "GIT_PYTHON_REFRESH": "quiet",
     "DO_NOT_TRACK": "true",
     "TZ": "UTC",
+    "OMP_NUM_THREADS": "1",  # of LightGBM and of the processes that tests start
 }
 time.tzset()
 torch.set_num_threads(1)
