@@ -19,9 +19,21 @@ hourly AS (
         coalesce(sum(overdue_min), 0) AS overdue_min
     FROM (FROM flight_hours UNION ALL BY NAME FROM grid)
     GROUP BY ALL
+),
+-- The carrier's state at every hour of its grids, from any origin.
+everywhere AS (
+    SELECT
+        carrier, hours.tick AS tick,
+        last_value(log_delay IGNORE NULLS) OVER so_far AS log_delay,
+        last_value(spread IGNORE NULLS) OVER so_far AS spread,
+        last_value(share_late IGNORE NULLS) OVER so_far AS share_late
+    FROM (SELECT DISTINCT carrier, tick FROM hourly) AS hours
+    LEFT JOIN last_flights
+        ON relation = 'carrier' AND key = carrier AND hours.tick = last_flights.tick
+    WINDOW so_far AS (PARTITION BY carrier ORDER BY hours.tick ROWS UNBOUNDED PRECEDING)
 )
 SELECT
-    carrier,
+    hourly.carrier,
     origin,
     n_departed AS carrier_n_departed_1h,
     dep_delay / (n_departed + 2) AS carrier_mean_dep_delay_1h_min,
@@ -30,21 +42,22 @@ SELECT
     sum(n_dep_late) OVER last_3h / (carrier_n_departed_3h + 2) AS carrier_share_dep_late_3h,
     n_overdue AS carrier_n_overdue,
     overdue_min / (n_overdue + 2) AS carrier_mean_overdue_min,
-    here.log_delay AS carrier_origin_log_delay_last_12,
+    last_value(here.log_delay IGNORE NULLS) OVER so_far AS carrier_origin_log_delay_last_12,
     everywhere.log_delay AS carrier_log_delay_last_32,
     everywhere.spread AS carrier_log_delay_spread_last_32,
     everywhere.share_late AS carrier_share_late_last_32,
     hourly.tick AS event_timestamp
 FROM hourly
-ASOF LEFT JOIN last_flights AS here
+-- See origin_state.
+LEFT JOIN last_flights AS here
     ON here.relation = 'carrier_origin'
-    AND here.key = carrier || ' ' || origin
-    AND hourly.tick >= here.tick
-ASOF LEFT JOIN last_flights AS everywhere
-    ON everywhere.relation = 'carrier'
-    AND everywhere.key = carrier
-    AND hourly.tick >= everywhere.tick
+    AND here.key = hourly.carrier || ' ' || origin
+    AND hourly.tick = here.tick
+LEFT JOIN everywhere
+    ON everywhere.carrier = hourly.carrier AND everywhere.tick = hourly.tick
 WINDOW
+    so_far AS (PARTITION BY hourly.carrier, origin ORDER BY hourly.tick ROWS UNBOUNDED PRECEDING),
     last_3h AS (
-        PARTITION BY carrier, origin ORDER BY hourly.tick ROWS BETWEEN 2 PRECEDING AND CURRENT ROW
+        PARTITION BY hourly.carrier, origin ORDER BY hourly.tick
+        ROWS BETWEEN 2 PRECEDING AND CURRENT ROW
     )

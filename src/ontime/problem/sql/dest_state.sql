@@ -30,10 +30,12 @@ SELECT
     sum(n_arr_late) OVER last_3h / (dest_n_arrived_3h + 2) AS dest_share_arr_late_3h,
     n_overdue AS dest_n_overdue,
     overdue_min / (n_overdue + 2) AS dest_mean_overdue_min,
-    log_delay AS dest_log_delay_last_8,
-    spread AS dest_log_delay_spread_last_8,
+    last_value(log_delay IGNORE NULLS) OVER so_far AS dest_log_delay_last_8,
+    last_value(spread IGNORE NULLS) OVER so_far AS dest_log_delay_spread_last_8,
     hourly.tick AS event_timestamp
 FROM hourly
-ASOF LEFT JOIN last_flights
-    ON relation = 'dest' AND key = dest AND hourly.tick >= last_flights.tick
-WINDOW last_3h AS (PARTITION BY dest ORDER BY hourly.tick ROWS BETWEEN 2 PRECEDING AND CURRENT ROW)
+-- See origin_state.
+LEFT JOIN last_flights ON relation = 'dest' AND key = dest AND hourly.tick = last_flights.tick
+WINDOW
+    so_far AS (PARTITION BY dest ORDER BY hourly.tick ROWS UNBOUNDED PRECEDING),
+    last_3h AS (PARTITION BY dest ORDER BY hourly.tick ROWS BETWEEN 2 PRECEDING AND CURRENT ROW)

@@ -27,11 +27,20 @@ ticks AS (
     )
 ),
 newest AS (
-    SELECT ticks.*, counts.number AS newest
-    FROM ticks ASOF JOIN (
-        SELECT relation, key, counted_from, max(number) AS number FROM numbered GROUP BY ALL
-    ) AS counts
-    ON ticks.relation = counts.relation AND ticks.key = counts.key AND tick >= counted_from
+    -- The highest number that counts by the tick, as a running maximum: Spark compares each row of an
+    -- ASOF join with all rows of its key.
+    SELECT relation, key, n_last, tick, newest
+    FROM (
+        SELECT
+            relation, key, n_last, tick,
+            max(number) OVER (PARTITION BY relation, key ORDER BY moment) AS newest
+        FROM (
+            SELECT relation, key, n_last, tick, tick AS moment, NULL::BIGINT AS number FROM ticks
+            UNION ALL
+            SELECT relation, key, n_last, NULL, counted_from, number FROM numbered
+        )
+    )
+    WHERE tick IS NOT NULL AND newest IS NOT NULL
 ),
 states AS (
     SELECT

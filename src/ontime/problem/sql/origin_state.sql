@@ -37,13 +37,15 @@ SELECT
     sum(n_dep_late) OVER network_3h / (network_n_departed_3h + 2) AS network_share_dep_late_3h,
     sum(n_overdue) OVER network_1h AS network_n_overdue,
     sum(overdue_min) OVER network_1h / (network_n_overdue + 2) AS network_mean_overdue_min,
-    log_delay AS origin_log_delay_last_48,
-    spread AS origin_log_delay_spread_last_48,
+    last_value(log_delay IGNORE NULLS) OVER so_far AS origin_log_delay_last_48,
+    last_value(spread IGNORE NULLS) OVER so_far AS origin_log_delay_spread_last_48,
     hourly.tick AS event_timestamp
 FROM hourly
-ASOF LEFT JOIN last_flights
-    ON relation = 'origin' AND key = origin AND hourly.tick >= last_flights.tick
+-- At an hour at which nothing changed, the state is that of the last hour at which something did.
+LEFT JOIN last_flights
+    ON relation = 'origin' AND key = origin AND hourly.tick = last_flights.tick
 WINDOW
+    so_far AS (PARTITION BY origin ORDER BY hourly.tick ROWS UNBOUNDED PRECEDING),
     last_3h AS (PARTITION BY origin ORDER BY hourly.tick ROWS BETWEEN 2 PRECEDING AND CURRENT ROW),
     network_1h AS (PARTITION BY hourly.tick),
     network_3h AS (ORDER BY hourly.tick RANGE BETWEEN INTERVAL 2 HOUR PRECEDING AND CURRENT ROW)
