@@ -11,12 +11,11 @@ from feast import Entity
 from prefect import flow, task
 
 from feature_repo.definitions import definitions
-from ontime.data.tables import read_tables
 from ontime.data.timestamps import parse_utc
 from ontime.features import spark_engine
-from ontime.features.builder import materialization_start, write_features
+from ontime.features.builder import materialization_start, write_features, written_tables
 from ontime.features.feast_config import open_feature_store
-from ontime.problem import DEMO_START, SOURCE_TABLES
+from ontime.problem import DEMO_START
 from ontime.settings import Settings
 
 
@@ -25,8 +24,7 @@ def build_feature_tables(settings: Settings) -> dict[str, int]:
     """Write the Parquet table of every feature view; returns rows per view."""
     if settings.engine == "spark":
         return spark_engine.write_features(settings.tables_dir, settings.features_dir)
-    tables = read_tables(settings.tables_dir, SOURCE_TABLES)
-    return write_features(tables, settings.features_dir)
+    return write_features(written_tables(settings.tables_dir), settings.features_dir)
 
 
 @task

@@ -4,10 +4,12 @@ Timestamps are UTC with microseconds: Feast's materialization on DuckDB 2 cannot
 nanoseconds that pandas writes by default.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 import pyarrow as arrow
@@ -16,6 +18,7 @@ import pyarrow.parquet as pq
 from ontime.data.files import atomic_write
 
 TIMESTAMP = "datetime64[us, UTC]"
+BATCH_SIZE = 500_000  # rows that are checked at a time, where they may not fit in memory
 
 
 @dataclass(frozen=True)
@@ -48,16 +51,50 @@ class TableError(ValueError):
     """A table breaks its schema; the message names table, column, rule and the first rows."""
 
 
-def write_table(frame: pd.DataFrame, table: Table, path: Path) -> None:
-    """Check the frame against its table and write it as Parquet, atomically.
+def write_table(rows: pd.DataFrame | Path, table: Table, path: Path) -> int:
+    """Check rows against their table and write them as Parquet, atomically; returns their number.
+
+    Args:
+        rows: a frame, or a Parquet file that may not fit in memory.
 
     Raises:
         TableError: if a row breaks the schema; nothing is written.
     """
-    check_table(frame, table)
-    rows = arrow.Table.from_pandas(frame, preserve_index=False)
+    if isinstance(rows, Path):
+        file = pq.ParquetFile(rows)
+        return write_batches(file.schema_arrow, file.iter_batches(BATCH_SIZE), table, path)
+    check_table(rows, table)
+    written = arrow.Table.from_pandas(rows, preserve_index=False)
     with atomic_write(path) as temporary:
-        pq.write_table(rows, temporary, compression="zstd")
+        pq.write_table(written, temporary, compression="zstd")
+    return len(rows)
+
+
+def write_batches(
+    schema: arrow.Schema, batches: Iterable[arrow.RecordBatch], table: Table, path: Path
+) -> int:
+    """Like `write_table` for rows that do not fit in memory; returns their number.
+
+    One batch is in memory at a time, and 8 bytes per row, by which keys that occur twice are found.
+
+    Raises:
+        TableError: if a row breaks the schema; nothing is written.
+    """
+    seen = []
+    with atomic_write(path) as temporary:
+        with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+            for batch in batches:
+                frame = batch.to_pandas()
+                check_table(frame, table)
+                seen.append(pd.util.hash_pandas_object(frame[list(table.keys)], index=False))
+                writer.write_batch(batch)
+        hashes = np.concatenate(seen) if seen else np.empty(0, "uint64")
+        if twice := len(hashes) - len(np.unique(hashes)):
+            raise TableError(
+                f"table {table.name} ({table.grain}) breaks its schema; nothing was written:\n"
+                f"  keys {', '.join(table.keys)}: unique, broken by {twice} row(s)"
+            )
+    return len(hashes)
 
 
 def check_table(frame: pd.DataFrame, table: Table) -> None:

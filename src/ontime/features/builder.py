@@ -3,19 +3,24 @@
 Separate from the declarations (`spec`): serving reads those and its image has no DuckDB.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import perf_counter
 
 import duckdb
 import pandas as pd
 import pyarrow.parquet as pq
 
-from ontime.data.tables import write_table
+from ontime.data.tables import BATCH_SIZE, write_batches
 from ontime.features.spec import EmptyView, View
-from ontime.problem import INTERMEDIATE_TABLES, SQL_FOLDER, SQL_MACROS, VIEWS
+from ontime.problem import INTERMEDIATE_TABLES, SOURCE_TABLES, SQL_FOLDER, SQL_MACROS, VIEWS
 
+# A source table: a frame, or a Parquet file that may not fit in memory.
+Tables = Mapping[str, pd.DataFrame | Path]
+MEMORY_LIMIT = "4GB"  # of DuckDB; what does not fit is spilled beside the feature tables
 DUCKDB_TYPES = {
     "string": "VARCHAR",
     "int32": "INTEGER",
@@ -30,19 +35,32 @@ def read_sql(name: str) -> str:
     return (SQL_FOLDER / f"{name}.sql").read_text()
 
 
-def grid_end(tables: dict[str, pd.DataFrame]) -> datetime:
+def written_tables(folder: Path) -> dict[str, Path]:
+    """The source tables as the files of `pipelines.ingest`. Raises FileNotFoundError."""
+    paths = {table.name: folder / f"{table.name}.parquet" for table in SOURCE_TABLES}
+    for path in paths.values():
+        if not path.exists():
+            raise FileNotFoundError(f"table {path} is missing: run `make ingest` first")
+    return paths
+
+
+def grid_end(tables: Tables) -> datetime:
     """The midnight (UTC) after the newest timestamp in the source tables.
 
     Raises:
         ValueError: if no table has a timestamp.
     """
-    columns = [
-        table[name] for table in tables.values() for name in table.select_dtypes("datetimetz")
-    ]
-    newest = max((column.max() for column in columns if column.notna().any()), default=None)
-    if newest is None:
+    stamps = []
+    with duckdb.connect() as db:
+        for name, table in tables.items():
+            _register(db, name, table)
+            for column, dtype, *_ in db.execute(f"DESCRIBE {name}").fetchall():
+                if dtype == "TIMESTAMP WITH TIME ZONE":
+                    stamps += db.execute(f'SELECT epoch_us(max("{column}")) FROM {name}').fetchall()
+    known = [stamp for (stamp,) in stamps if stamp is not None]
+    if not known:
         raise ValueError(f"the source tables need a timestamp; {sorted(tables)} have none")
-    return midnight_after(newest.to_pydatetime())
+    return midnight_after(datetime.fromtimestamp(max(known) / 1e6, UTC))
 
 
 def midnight_after(newest: datetime) -> datetime:
@@ -70,7 +88,7 @@ def reject_empty(view: View, n_rows: int, until: datetime) -> None:
 
 
 def build_features(
-    tables: dict[str, pd.DataFrame], until: datetime, views: Iterable[View] = VIEWS
+    tables: Tables, until: datetime, views: Iterable[View] = VIEWS
 ) -> Iterator[tuple[View, pd.DataFrame]]:
     """Build each view's rows from the source tables, one view at a time.
 
@@ -81,31 +99,47 @@ def build_features(
         until: the last moment (UTC) of a row.
     """
     with duckdb.connect() as db:
-        db.execute("SET TimeZone = 'UTC'")
-        for macro in SQL_MACROS:
-            db.execute(macro)
-        for name, table in tables.items():
-            db.register(name, table)
-        for name in INTERMEDIATE_TABLES:
-            sql = read_sql(name)
-            parameters = {"until": until} if "$until" in sql else None
-            db.execute(f"CREATE TEMP TABLE {name} AS {sql}", parameters)
+        _prepare(db, tables, until)
         for view in views:
-            # Sorted by time: rows of one tick are adjacent, and the historical join reads in order.
-            rows = db.execute(
-                f"{view_sql(view)} ORDER BY event_timestamp, {', '.join(view.keys)}",
-                {"until": until},
-            )
-            yield view, rows.df()
+            yield view, _query(db, view, until).df()
+
+
+def _prepare(db: duckdb.DuckDBPyConnection, tables: Tables, until: datetime) -> None:
+    """Create the macros, the source tables and the intermediate tables."""
+    db.execute("SET TimeZone = 'UTC'")
+    for macro in SQL_MACROS:
+        db.execute(macro)
+    for name, table in tables.items():
+        _register(db, name, table)
+    for name in INTERMEDIATE_TABLES:
+        sql = read_sql(name)
+        parameters = {"until": until} if "$until" in sql else None
+        db.execute(f"CREATE TEMP TABLE {name} AS {sql}", parameters)
+
+
+def _register(db: duckdb.DuckDBPyConnection, name: str, table: pd.DataFrame | Path) -> None:
+    if isinstance(table, Path):
+        db.read_parquet(str(table)).create_view(name)
+    else:
+        db.register(name, table)
+
+
+def _query(db: duckdb.DuckDBPyConnection, view: View, until: datetime) -> duckdb.DuckDBPyConnection:
+    # Sorted by time: rows of one tick are adjacent, and the historical join reads in order.
+    order = ", ".join(["event_timestamp", *view.keys])
+    return db.execute(f"{view_sql(view)} ORDER BY {order}", {"until": until})
 
 
 def write_features(
-    tables: dict[str, pd.DataFrame],
+    tables: Tables,
     folder: Path,
     progress: Callable[[str], None] = print,
     until: datetime | None = None,
+    views: Iterable[View] = VIEWS,
 ) -> dict[str, int]:
     """Build every view and write it to ``folder/<view>.parquet``; returns the rows of each.
+
+    Memory is bounded: DuckDB spills, and a view's rows are checked and written in batches.
 
     Args:
         until: the last moment (UTC) of a row; by default `grid_end` of the tables.
@@ -116,13 +150,23 @@ def write_features(
     """
     until = until or grid_end(tables)
     n_rows = {}
-    started = perf_counter()
-    for view, rows in build_features(tables, until):
-        reject_empty(view, len(rows), until)
-        write_table(rows, view.table, folder / f"{view.name}.parquet")
-        n_rows[view.name] = len(rows)
-        progress(f"  {view.name:<22}{len(rows):>10,} rows {perf_counter() - started:>6.1f} s")
+    folder.mkdir(parents=True, exist_ok=True)
+    with (
+        TemporaryDirectory(prefix=".spilled-", dir=folder) as spilled,
+        duckdb.connect(config={"memory_limit": MEMORY_LIMIT, "temp_directory": spilled}) as db,
+    ):
         started = perf_counter()
+        _prepare(db, tables, until)
+        for view in views:
+            reader = _query(db, view, until).to_arrow_reader(BATCH_SIZE)
+            first = next(reader, None)
+            reject_empty(view, first.num_rows if first else 0, until)
+            batches = chain([first], reader) if first else ()
+            path = folder / f"{view.name}.parquet"
+            n_rows[view.name] = write_batches(reader.schema, batches, view.table, path)
+            seconds = perf_counter() - started
+            progress(f"  {view.name:<22}{n_rows[view.name]:>10,} rows {seconds:>6.1f} s")
+            started = perf_counter()
     return n_rows
 
 

@@ -15,7 +15,13 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from ontime.data.tables import Table, TableError
-from ontime.features.builder import midnight_after, read_sql, reject_empty, view_sql
+from ontime.features.builder import (
+    midnight_after,
+    read_sql,
+    reject_empty,
+    view_sql,
+    written_tables,
+)
 from ontime.features.spark_sql import to_spark
 from ontime.features.spec import View
 from ontime.problem import INTERMEDIATE_TABLES, SOURCE_TABLES, SQL_MACROS, VIEWS
@@ -83,11 +89,8 @@ def write_features(
         TableError: if a view breaks its schema; that view is not written.
     """
     spark = open_spark()
-    for table in SOURCE_TABLES:
-        path = tables_dir / f"{table.name}.parquet"
-        if not path.exists():
-            raise FileNotFoundError(f"table {path} is missing: run `make ingest` first")
-        spark.read.parquet(str(path)).createOrReplaceTempView(table.name)
+    for name, path in written_tables(tables_dir).items():
+        spark.read.parquet(str(path)).createOrReplaceTempView(name)
     until = until or _grid_end(spark)
     folder.mkdir(parents=True, exist_ok=True)
     steps = folder / ".intermediate"

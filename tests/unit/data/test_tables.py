@@ -8,6 +8,7 @@ import pyarrow as arrow
 import pyarrow.parquet as pq
 import pytest
 
+from ontime.data import tables
 from ontime.data.tables import (
     Column,
     Table,
@@ -165,6 +166,25 @@ def test_a_rejected_table_leaves_the_older_file_unchanged(
         write_table(readings, READINGS, path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_of_several_batches_is_checked_and_written_as_a_frame_is(
+    readings: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "BATCH_SIZE", 30)
+    source, path = tmp_path / "source.parquet", tmp_path / "readings.parquet"
+    readings.to_parquet(source)
+    assert write_table(source, READINGS, path) == 200
+    pd.testing.assert_frame_equal(read_table(path), readings)
+
+    for broken, message in (
+        (readings.assign(level=readings.level.where(readings.index < 150, -1)), "column level"),
+        (pd.concat([readings, readings.iloc[[4]]]), "keys sensor, read_at: unique, broken by 1"),
+    ):
+        broken.astype(readings.dtypes).to_parquet(source, index=False)
+        with pytest.raises(TableError, match=message):
+            write_table(source, READINGS, path)
+        pd.testing.assert_frame_equal(read_table(path), readings)
 
 
 def test_source_tables_are_read_as_they_were_written(source: Source, tmp_path: Path) -> None:

@@ -7,14 +7,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ontime.data.tables import check_table
-from ontime.features import builder
+from ontime.data.tables import check_table, read_table
 from ontime.features.builder import (
     build_features,
     grid_end,
     materialization_start,
     read_sql,
     write_features,
+    written_tables,
 )
 from ontime.features.spec import EmptyView, View
 from ontime.problem import INTERMEDIATE_TABLES, SQL_FOLDER, VIEWS
@@ -76,6 +76,15 @@ def test_building_twice_gives_the_same_rows(dataset: Dataset) -> None:
         pd.testing.assert_frame_equal(rows, dataset.rows(view.name))
 
 
+def test_tables_in_files_are_built_as_tables_in_memory(dataset: Dataset, tmp_path: Path) -> None:
+    tables = written_tables(dataset.settings.tables_dir)
+    assert grid_end(tables) == grid_end(dataset.tables)
+    write_features(tables, tmp_path, lambda _: None, dataset.until)
+    for view in VIEWS:
+        rows = read_table(tmp_path / f"{view.name}.parquet")
+        pd.testing.assert_frame_equal(rows, dataset.rows(view.name))
+
+
 def test_every_sql_file_is_a_view_or_an_intermediate_table_and_states_grain_and_time() -> None:
     names = {view.name for view in VIEWS} | set(INTERMEDIATE_TABLES)
     assert {path.stem for path in SQL_FOLDER.glob("*.sql")} == names
@@ -92,8 +101,9 @@ def until_before_the_data(dataset: Dataset) -> datetime:
 def test_a_view_without_rows_is_an_error(
     dataset: Dataset, tmp_path: Path, until_before_the_data: datetime
 ) -> None:
-    with pytest.raises(EmptyView, match=rf"{VIEWS[0].name} has none up to"):
-        write_features(dataset.tables, tmp_path, print, until_before_the_data)
+    view = replace(VIEWS[0], optional=False)
+    with pytest.raises(EmptyView, match=rf"{view.name} has none up to"):
+        write_features(dataset.tables, tmp_path, print, until_before_the_data, [view])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -101,14 +111,12 @@ def test_an_optional_view_may_have_no_rows(
     dataset: Dataset,
     tmp_path: Path,
     until_before_the_data: datetime,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     optional = replace(VIEWS[0], optional=True)
-    monkeypatch.setattr(
-        builder, "build_features", lambda tables, until: build_features(tables, until, [optional])
-    )
     printed: list[str] = []
-    rows = write_features(dataset.tables, tmp_path, printed.append, until_before_the_data)
+    rows = write_features(
+        dataset.tables, tmp_path, printed.append, until_before_the_data, [optional]
+    )
     assert rows == {optional.name: 0}
     assert len(printed) == 1
     assert (tmp_path / f"{optional.name}.parquet").exists()
