@@ -104,6 +104,7 @@ def model(state: AppStateDep) -> ModelResponse:
     about: dict[str, Any] = {}
     if (deployed := state.manager.deployed) is not None:
         about = {"model_version": deployed.version, "serving_since": deployed.since}
+        about |= {"vocabularies": deployed.model.vocabularies}
         about = deployed.model.metadata | about | {"canary": None}
         if (canary := deployed.canary) is not None:
             about["canary"] = {"model_version": canary.version, "share": canary.change.share}

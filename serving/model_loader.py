@@ -28,6 +28,7 @@ class Model(Protocol):
     """The part of `ontime.models.serialization.TrainedModel` that serving uses."""
 
     metadata: dict[str, Any]
+    vocabularies: dict[str, list[str]]
 
     @property
     def spec(self) -> FeatureSpec: ...
@@ -37,6 +38,8 @@ class Model(Protocol):
     def predict_arrays(
         self, numeric: np.ndarray, categories: Mapping[str, Sequence[object]]
     ) -> np.ndarray: ...
+
+    def knows(self, categories: Mapping[str, Sequence[object]]) -> np.ndarray: ...
 
 
 class Registry(Protocol):

@@ -59,7 +59,7 @@ class Metrics:
         counter = partial(Counter, namespace="ontime", registry=self.registry)
         self.predictions = counter("predictions", "Predictions returned", ["model_version"])
         self.missing = counter("features_missing", "Features without a value", ["feature"])
-        outside = "Predictions at a time that no model was trained for"
+        outside = "Predictions at a time or of a value that no model was trained for"
         self.outside_training = counter("predictions_outside_training", outside)
         self.stale = counter("features_stale", "Features older than their TTL", ["feature"])
         later = "Features whose stored value became known after as_of"

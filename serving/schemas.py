@@ -79,7 +79,8 @@ class PredictedInstance(BaseModel):
     features_missing: list[str]  # never stored, or null
     features_stale: list[str]  # older than the time to live of their view
     features_not_yet_known: list[str]  # the stored value became known after as_of
-    outside_training: bool  # as_of is at a distance that no model was trained for
+    # as_of is at a distance that no model was trained for, or the model has never seen a value
+    outside_training: bool
 
 
 class PredictResponse(BaseModel):
@@ -176,6 +177,7 @@ class ModelResponse(BaseModel):
     trained_through: str | None = None
     threshold: float | None = None
     scores: Any = None
+    vocabularies: dict[str, list[str]] | None = None  # the values that the model knows
     canary: Any = None  # model_version and share, while one runs
     last_sync_error: SyncError | None = None  # null after a successful sync
 

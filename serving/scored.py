@@ -35,11 +35,14 @@ class Scored:
     probability: np.ndarray  # [n]
     uncertainty: np.ndarray  # [n]
     seconds: np.ndarray  # CPU time of the forward pass [n]
+    known: np.ndarray  # the model has seen every categorical value [n]
 
     @classmethod
     def empty(cls, deployed: DeployedModel, taken_at: datetime, read: "OnlineRead") -> "Scored":
         n = len(read.numeric)
-        return cls(np.full(n, deployed, dtype=object), taken_at, read, *np.empty((3, n)))
+        models, known = np.full(n, deployed, dtype=object), np.empty(n, dtype=bool)
+        probability, uncertainty, seconds = np.empty((3, n))
+        return cls(models, taken_at, read, probability, uncertainty, seconds, known)
 
     def predict_all(
         self,
@@ -72,6 +75,8 @@ class Scored:
         members = predict_members(by.model, names, fields, self.read.numeric[rows])
         self.seconds[rows] = thread_time() - started
         self.probability[rows], self.uncertainty[rows] = members.mean(axis=1), members.std(axis=1)
+        categories = {name: fields[name].tolist() for name in by.model.spec.categorical}
+        self.known[rows] = by.model.knows(categories)
         self.model[rows] = by
 
     def check(self, rows: slice | np.ndarray) -> None:
@@ -110,7 +115,7 @@ class Scored:
                 due_at=instance.due_at,
                 predicted_at=self.taken_at,
                 model_seconds=float(self.seconds[i]),
-                outside_training=not instance.is_trained_for(job.request.as_of),
+                outside_training=not (self.known[i] and instance.is_trained_for(job.request.as_of)),
                 instance=fields[position],
             )
             for position, (i, instance) in enumerate(enumerate(job.request.instances, first))

@@ -79,6 +79,14 @@ class TrainedModel:
         check_finite(numeric, self.spec)
         return self._member_probabilities(torch.from_numpy(numeric), torch.from_numpy(codes))
 
+    def knows(self, categories: Mapping[str, Sequence[object]]) -> np.ndarray:
+        """True where every categorical input is in its vocabulary, bool [n]."""
+        columns = [
+            [value in self._indices[name] for value in categories[name]]
+            for name in self.spec.categorical
+        ]
+        return np.logical_and.reduce(columns)
+
     @cached_property
     def _indices(self) -> dict[str, dict[object, int]]:
         """Categorical input -> value -> index of its embedding."""

@@ -203,7 +203,7 @@ class Prediction:
     as_of: datetime
     due_at: datetime
     predicted_at: datetime
-    outside_training: bool  # the model has seen no instance at such a prediction time
+    outside_training: bool  # the model has seen no such prediction time, or not such a value
     model_seconds: float  # CPU time of the forward pass that computed it, beside others
     instance: dict[str, Any]  # request field -> JSON value or aware datetime
 

@@ -58,6 +58,13 @@ print("torch._dynamo" in sys.modules)
     assert done.stdout == "False\n", done.stderr
 
 
+def test_a_model_knows_the_values_of_its_vocabularies_only(model: TrainedModel) -> None:
+    seen = {name: [values[0]] * 2 for name, values in model.vocabularies.items()}
+    name = model.spec.categorical[0]
+    assert model.knows(seen).tolist() == [True, True]
+    assert model.knows(seen | {name: ["never seen", seen[name][0]]}).tolist() == [False, True]
+
+
 def test_saving_twice_gives_the_same_bytes(model: TrainedModel, saved: Path) -> None:
     again = saved.with_name("again")
     model.save(again)

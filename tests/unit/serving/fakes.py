@@ -35,6 +35,8 @@ KEY = os.environ["ONTIME_API_KEY"]  # of the client `local`, with every scope
 AUTHENTICATED = {"Authorization": f"Bearer {KEY}"}
 INSTANCE_ID = Instance.model_validate(EXAMPLE_INSTANCE).instance_id
 SPEC = FeatureSpec(("signal",), FEATURE_SPEC.categorical)
+# The values of the example, which is all that a fake model knows.
+KNOWN = {name: [str(EXAMPLE_INSTANCE[name])] for name in FEATURE_SPEC.categorical}
 
 
 def request_body(n: int = 1, **changes: Any) -> dict[str, Any]:
@@ -79,6 +81,7 @@ class FakeModel:
     probability: float
     metadata: dict[str, Any] = field(default_factory=lambda: {"threshold": 0.3})
     spec: FeatureSpec = SPEC
+    vocabularies: dict[str, list[str]] = field(default_factory=lambda: dict(KNOWN))
     before_predict: Callable[[], object] = lambda: None
 
     def predict(self, frame: pd.DataFrame) -> np.ndarray:
@@ -94,6 +97,13 @@ class FakeModel:
         assert numeric.shape[1] == len(self.spec.numeric)
         assert set(categories) == set(self.spec.categorical)
         return np.tile([self.probability - 0.05, self.probability + 0.05], (len(numeric), 1))
+
+    def knows(self, categories: Mapping[str, Sequence[object]]) -> np.ndarray:
+        known = [
+            [value in values for value in categories[name]]
+            for name, values in self.vocabularies.items()
+        ]
+        return np.logical_and.reduce(known)
 
 
 def load_fake(folder: Path) -> FakeModel:

@@ -18,7 +18,14 @@ from ontime.storage.prediction_log import PredictionLog
 from serving.model_loader import ModelLoader
 from serving.shadow import Shadow
 from tests.unit.serving.conftest import OpenApi, deployed_version, metric, state_of
-from tests.unit.serving.fakes import AS_OF, FakeModel, FakeRegistry, load_fake, request_body
+from tests.unit.serving.fakes import (
+    AS_OF,
+    KNOWN,
+    FakeModel,
+    FakeRegistry,
+    load_fake,
+    request_body,
+)
 from tests.unit.serving.page_fakes import AllFeatures, instance_id, prediction_request, small_model
 
 PROBABILITY = {"1": 0.25, "2": 0.75}
@@ -159,6 +166,18 @@ def test_a_request_may_have_two_versions_and_its_repeat_has_the_same(
     assert logged.model_version.tolist() == ["1", "2", "1", "2", "1"]
     assert (logged.model_seconds > 0).all()
     assert logged.signal.tolist() == [0, 1, 2, 3, 4], "each with its own features"
+
+
+def test_an_instance_is_flagged_by_what_the_version_that_answers_has_seen(
+    open_api: OpenApi, rollout: Rollout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rollout.canary(0.5)
+    canary = FakeModel(PROBABILITY["2"], vocabularies={key: ["another"] for key in KNOWN})
+    api = open_api(load_model=lambda path: canary if path.name == "2" else load_fake(path))
+    alternate(monkeypatch)
+    predictions = api.post("/predict", json=request_body(4)).json()["predictions"]
+    assert [p["outside_training"] for p in predictions] == [False, True, False, True]
+    assert api.get("/model").json()["vocabularies"] == KNOWN
 
 
 @pytest.mark.parametrize("failure", ["raises", "is no probability"])

@@ -17,13 +17,14 @@ import pytest
 from starlette.testclient import TestClient
 
 from ontime.errors import DuplicateRequest, PredictionLogUnavailable
-from ontime.problem import EXAMPLE_INSTANCE, Instance
+from ontime.problem import EXAMPLE_INSTANCE, FEATURE_SPEC, Instance
 from ontime.storage.prediction_log import PredictionLog
 from tests.unit.serving.conftest import OpenApi, metric, state_of
 from tests.unit.serving.fakes import (
     AS_OF,
     AUTHENTICATED,
     INSTANCE_ID,
+    KNOWN,
     FakeFeatures,
     FakeModel,
     FakeRegistry,
@@ -104,6 +105,16 @@ def test_a_prediction_at_a_time_of_no_training_is_flagged_and_counted(
     assert flags == [[False], [True, True], [True, True]]
     assert metric(api, "ontime_predictions_outside_training_total") == 2
     assert log.served(AS_OF, AS_OF + HOUR).outside_training.sum() == 2
+
+
+def test_a_value_that_the_model_has_never_seen_is_flagged(open_api: OpenApi) -> None:
+    name = FEATURE_SPEC.categorical[0]
+    api = open_api(load_model=lambda _: FakeModel(0.25, vocabularies=KNOWN | {name: ["another"]}))
+
+    (prediction,) = api.post("/predict", json=request_body()).json()["predictions"]
+
+    assert prediction["outside_training"] is True
+    assert api.get("/model").json()["vocabularies"] == KNOWN | {name: ["another"]}
 
 
 def test_a_retry_gets_the_logged_response_without_a_prediction(
