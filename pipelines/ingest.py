@@ -3,6 +3,9 @@
 python -m pipelines.ingest
 """
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 from prefect import flow, task
 from prefect.artifacts import create_table_artifact
 
@@ -14,10 +17,17 @@ from ontime.settings import Settings
 @task(retries=1)
 def write_source_tables(settings: Settings) -> dict[str, int]:
     """Write every source table; returns rows per table ("<table> rows") and per repair."""
-    tables, counts = read_source()
-    for table in SOURCE_TABLES:
-        write_table(tables[table.name], table, settings.tables_dir / f"{table.name}.parquet")
-    return {f"{name} rows": len(rows) for name, rows in tables.items()} | counts
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    # In the data folder, because /tmp is memory on some machines.
+    with TemporaryDirectory(prefix="ingest-", dir=settings.data_dir) as scratch:
+        tables, counts = read_source(location=settings.source, scratch=Path(scratch))
+        n_rows = {
+            f"{table.name} rows": write_table(
+                tables[table.name], table, settings.tables_dir / f"{table.name}.parquet"
+            )
+            for table in SOURCE_TABLES
+        }
+    return n_rows | counts
 
 
 @flow(name="ingest")

@@ -31,6 +31,9 @@ class Settings(BaseSettings):
 
     environment: Literal["development", "production"] = "development"
     data_dir: Path = Field(ROOT / "var", description="root of all files that the system writes")
+    source: str = Field(
+        "", description="folder or s3:// prefix of the source files; empty: the problem's own"
+    )
     engine: Literal["duckdb", "spark"] = Field(
         "duckdb", description="what builds features and joins them to examples"
     )

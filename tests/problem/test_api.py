@@ -62,9 +62,11 @@ def test_times_become_utc_and_the_id_has_the_local_date() -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("carrier", "XX"),
+        ("carrier", "ua"),
+        ("carrier", "PA (1)"),
         ("carrier", None),
-        ("origin", "BOS"),
+        ("origin", "LHR"),
+        ("origin", "XXX"),
         ("dest", "XXX"),
         ("dest", "iah"),
         ("flight", 0),
@@ -137,7 +139,7 @@ def test_a_departed_flight_cannot_be_predicted(ahead_min: int, value: str) -> No
         ({"arrival_delay_min": 1e9}, "arrival_delay_min"),
         ({"arrival_delay_min": float("inf")}, "arrival_delay_min"),
         ({"known_at": "2013-05-01T12:00"}, "known_at"),
-        ({"carrier": "XX"}, "carrier"),
+        ({"carrier": "ua"}, "carrier"),
         ({"dest": "IAH"}, "dest"),
     ],
 )

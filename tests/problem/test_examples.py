@@ -111,7 +111,12 @@ def test_outcomes_cover_arrivals_cancellations_and_diversions(dataset: Dataset) 
 
 def test_local_days_and_day_parts_are_those_of_the_departure() -> None:
     rows = pd.DataFrame(
-        {"scheduled_departure": utc("2013-07-02 03:59", "2013-07-02 04:00", "2013-07-02 14:00")}
+        {
+            "origin": ["JFK", "JFK", "JFK"],
+            "scheduled_departure": utc("2013-07-02 03:59", "2013-07-02 04:00", "2013-07-02 14:00"),
+        }
     )
     assert local_day(rows).astype(str).tolist() == ["2013-07-01", "2013-07-02", "2013-07-02"]
     assert day_part(rows).tolist() == ["evening", "night", "midday"]
+    in_the_west = rows.assign(origin="LAX")
+    assert day_part(in_the_west).tolist() == ["evening", "evening", "morning"]

@@ -32,6 +32,7 @@ def features_of(
     if earliest_return:
         back = minute(earliest_return).astype("datetime64[m]").astype(float)
     columns = {
+        "origin": np.array(["JFK"]),
         "scheduled_departure": minute(departure),
         "scheduled_arrival": minute(arrival),
         "aircraft_earliest_return_epoch_min": back,
@@ -73,9 +74,10 @@ def test_request_features_are_float32() -> None:
 
 
 def test_the_departure_hour_is_local_in_winter_and_in_summer() -> None:
-    utc = np.array(["2013-01-02T04:59", "2013-07-02T04:59"], dtype="datetime64[us]")
-    hours = departure_hour(utc)
-    assert hours.tolist() == [23, 0]
+    utc = np.array(["2013-01-02T04:59", "2013-07-02T04:59"] * 2, dtype="datetime64[us]")
+    origins = np.array(["LGA", "LGA", "PHX", "PHX"])  # Phoenix has no daylight saving time
+    hours = departure_hour({"origin": origins, "scheduled_departure": utc})
+    assert hours.tolist() == [23, 0, 21, 21]
     assert hours.dtype == np.int32
 
 

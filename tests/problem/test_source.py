@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 import pandas as pd
 import pytest
 
-from ontime.problem.flights import KNOWN_CARRIERS, KNOWN_DESTINATIONS, KNOWN_ORIGINS, flight_id
+from ontime.problem.airports import airport_zones
+from ontime.problem.flights import flight_id
 from ontime.problem.source import FASTEST_WIND_MPH, PUERTO_RICO, source_dir
 from tests.conftest import Source
 
@@ -221,11 +222,14 @@ def test_every_flight_without_a_tail_number_was_cancelled(flights: pd.DataFrame)
     assert set(flights.status[flights.tailnum.isna()]) == {"cancelled"}
 
 
-def test_the_api_knows_exactly_the_values_of_the_source(flights: pd.DataFrame) -> None:
-    airlines = pd.read_csv(source_dir() / "airlines.csv")
-    assert set(flights.origin) == KNOWN_ORIGINS
-    assert set(flights.dest) == KNOWN_DESTINATIONS
-    assert set(flights.carrier) == KNOWN_CARRIERS == set(airlines.carrier)
+def test_the_zones_of_the_airports_show_the_clocks_that_the_source_reports(
+    both: pd.DataFrame,
+) -> None:
+    """The table of the API's ids and of the monthly files, against the source's own zones."""
+    zones = airport_zones()
+    assert set(both.origin.map(zones)) == {"America/New_York"}
+    shown = wall_clock(both.scheduled_arrival, both.dest.map(zones))
+    assert (shown == both.sched_arr_time % 2400).all()
 
 
 def test_the_airports_set_to_puerto_rico_are_those_the_source_has_no_zone_for(

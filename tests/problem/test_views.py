@@ -33,7 +33,8 @@ Expected = dict[str, float]
 def flights(dataset: Dataset) -> pd.DataFrame:
     flights = dataset.tables["flights"]
     local = flights.scheduled_departure.dt.tz_convert(LOCAL_ZONE)
-    return flights.assign(departure_hour=local.dt.hour)
+    assert (flights.departure_hour == local.dt.hour).all()
+    return flights
 
 
 def hours_between(first: datetime, last: datetime) -> list[pd.Timestamp]:

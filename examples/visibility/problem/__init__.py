@@ -15,7 +15,7 @@ Texts and constants (`definition`)
     SLICES                  slice name -> function of rows, str [n]
     local_day(rows)         datetime64[D] [n]: the clusters of the bootstrap, the folds of training
 Source (`source`)
-    SOURCE_TABLES, read_source(progress) -> tables, counts
+    SOURCE_TABLES, read_source(progress, location, scratch) -> tables, counts
     hide_after(tables, moment)      the tables as known at a moment, for the no-look-ahead test
 Examples (`examples`)
     examples(tables)        one row per prediction request, see its docstring for the columns

@@ -77,9 +77,11 @@ def source_file() -> Path:
 
 
 def read_source(
-    progress: Callable[[str], None] = print,
+    progress: Callable[[str], None] = print, location: str = "", scratch: Path | None = None
 ) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
     """The source tables, typed and in UTC, and the number of rows that each repair touched."""
+    if location:
+        raise ValueError(f"this problem reads its data package only; ONTIME_SOURCE is {location}")
     import duckdb  # absent from the serving image, which imports this module
 
     with duckdb.connect() as db:

@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pandas as pd
 
-from ontime.data.timestamps import local_time, utc_array
+from ontime.data.timestamps import column_arrays, local_time, utc_array
+from ontime.problem.airports import local_departure
 
 NAME = "flight delays"
 QUESTION = (
@@ -16,14 +17,14 @@ POSITIVE_LABEL = "arrives 15 or more minutes late, is cancelled or is diverted"
 PREDICTION_MOMENT = "on the hour, two to three hours before the scheduled departure"
 INSTANCES = "flights"  # the plural noun in texts and pictures
 LIMITS = (
-    "New York departures of 2013, one year: the next year's regime is not in it.",
+    "By default New York departures of 2013, one year: the next year's regime is not in it.",
     "The tail number is the aircraft that flew, not the one planned two hours before.",
     "Flights without a tail number are left out: in this data all of them were cancelled.",
     "Cancellations and diversions are assumed to be known four hours after the scheduled time.",
     "It is a forecast for planning, not for decisions about a person.",
 )
 
-LOCAL_ZONE = "America/New_York"
+LOCAL_ZONE = "America/New_York"  # of days that span all origins; an hour is the origin's own
 LATE_MIN = 15  # a flight is late when it arrives this many minutes late, or not at all
 PREDICTION_HORIZON = timedelta(hours=2)  # a flight is predicted this long before its departure,
 PREDICTION_INTERVAL = timedelta(hours=1)  # rounded down to a whole multiple of this
@@ -62,8 +63,8 @@ def local_day(rows: pd.DataFrame) -> np.ndarray:
 
 
 def day_part(rows: pd.DataFrame) -> np.ndarray:
-    """The part of the local day in which each flight departs, str [n]."""
-    local = local_time(utc_array(rows["scheduled_departure"]), LOCAL_ZONE)
+    """The part of the origin's day in which each flight departs, str [n]."""
+    local = local_departure(column_arrays(rows, ["origin", "scheduled_departure"]))
     hours = (local - local.astype("datetime64[D]")) / np.timedelta64(1, "h")
     starts = np.array(list(DAY_PARTS.values()))
     return np.array(list(DAY_PARTS))[np.searchsorted(starts, hours, side="right") - 1]

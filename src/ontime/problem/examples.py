@@ -4,13 +4,11 @@ from typing import Any
 
 import pandas as pd
 
-from ontime.data.timestamps import utc_array
 from ontime.problem.definition import (
     LABEL_DUE_AFTER,
     PREDICTION_HORIZON,
     PREDICTION_INTERVAL,
 )
-from ontime.problem.request_features import departure_hour
 
 
 def prediction_time(scheduled_departure: pd.Series) -> pd.Series:
@@ -30,9 +28,10 @@ def examples(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
     A flight without a tail number is not eligible for training, evaluation or prediction: all of
     them were cancelled, so "tail number unknown" would be the label in disguise. Its outcome is
-    reported all the same.
+    reported all the same. In a source without any tail number every flight is eligible.
     """
     flights = tables["flights"]
+    has_tail_number = flights.tailnum.notna()
     departure = flights.scheduled_departure
     return pd.DataFrame(
         {
@@ -43,7 +42,7 @@ def examples(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
             "origin": flights.origin,
             "dest": flights.dest,
             "tailnum": flights.tailnum,
-            "departure_hour": departure_hour(utc_array(departure)),
+            "departure_hour": flights.departure_hour,
             "scheduled_departure": departure,
             "scheduled_arrival": flights.scheduled_arrival,
             "status": flights.status,
@@ -51,7 +50,7 @@ def examples(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
             "label": flights.is_late,
             "outcome_known_at": flights.outcome_known_at,
             "due_at": departure + LABEL_DUE_AFTER,
-            "eligible": flights.tailnum.notna(),
+            "eligible": has_tail_number | (not has_tail_number.any()),
         }
     )
 

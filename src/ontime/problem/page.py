@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from ontime.data.page_types import BoardRow, Scenario, Slider, Values
-from ontime.problem.flights import ZONE
+from ontime.problem.definition import LOCAL_ZONE
 
 TEMPLATES_FOLDER = Path(__file__).with_name("templates")
 BOARD_TITLE = "Departures"
@@ -93,7 +94,9 @@ SCENARIOS = (
 
 def board_row(instance: Mapping[str, Any]) -> BoardRow:
     """A flight on the departures board, from the JSON fields of a request."""
-    departure = datetime.fromisoformat(instance["scheduled_departure"]).astimezone(ZONE)
+    departure = datetime.fromisoformat(instance["scheduled_departure"]).astimezone(
+        ZoneInfo(LOCAL_ZONE)
+    )
     flight = f"{instance['carrier']} {instance['flight']}"
     return BoardRow(
         moment=departure,

