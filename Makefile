@@ -46,7 +46,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help setup ingest features train shards train-shards promote serve keys monitor retrain \
 	rollback score export demo replay drills policies backtest tune reproduce bench bench-serving \
-	attack costs spark-check aws-check \
+	attack costs spark-check growth aws-check \
 	results check test e2e lint typecheck unit browser pictures site rename fork-check clean
 .DEFAULT_GOAL := help
 
@@ -135,6 +135,9 @@ costs: $(STAMP) ## benefit and cost of every feature, from the finished demo (a 
 
 spark-check: $(STAMP) .venv/.spark ## features and join on Spark against DuckDB, every cell of the year (needs Java 17)
 	$(PY) -m experiments.spark_check
+
+growth: $(STAMP) .venv/.spark ## time and memory on both engines at TIMES the source, or of SOURCE (hours; needs Java 17)
+	$(PY) -m experiments.growth $(call option,TIMES,times) $(call option,SOURCE,source) $(call option,LIMIT,limit)
 
 aws-check: .venv/aws/.installed .venv/ministack/.installed ## the stack on AWS: synthesized, checked, deployed to an emulator (needs Node 20 or newer)
 	@command -v node >/dev/null || { echo "aws-check needs Node 20 or newer: aws-cdk-lib runs in it" >&2; exit 1; }

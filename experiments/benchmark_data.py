@@ -14,6 +14,7 @@ import resource
 import sys
 from collections.abc import Callable
 from datetime import timedelta
+from itertools import product
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -22,13 +23,14 @@ import duckdb
 import pandas as pd
 
 from feature_repo.definitions import definitions
-from ontime.data.tables import read_tables
+from ontime.data.tables import Table
 from ontime.data.timestamps import column_arrays
-from ontime.features.builder import grid_end, read_sql, write_features
+from ontime.features.builder import grid_end, read_sql, write_features, written_tables
 from ontime.features.feast_config import open_feature_store
 from ontime.features.historical import REQUEST_FIELDS, join_features, load_requests
 from ontime.features.spec import View
 from ontime.problem import (
+    ENTITY_KEYS,
     INTERMEDIATE_TABLES,
     SOURCE_TABLES,
     SQL_MACROS,
@@ -41,30 +43,61 @@ REPETITION = timedelta(weeks=53)  # a year's source repeats without overlap on t
 Results = dict[str, Any]
 
 
-def repeat_tables(settings: Settings, into: Path, times: int) -> Results:
-    """Write the source tables with their rows repeated, each time 53 weeks later.
+def repeat_tables(settings: Settings, into: Path, years: int, places: int = 1) -> Results:
+    """Write the source tables repeated: each year 53 weeks later, each place with keys of its own.
 
-    Where the key has no timestamp, it gets a suffix; a table without timestamps is not repeated.
+    A place is an independent copy: its texts among the entity keys get a suffix. Where a table's
+    key has neither a timestamp nor such a text, it gets one as well. A table without timestamps is
+    not repeated by years.
     """
-    into.mkdir(parents=True)
-    n_rows = {}
-    for table in SOURCE_TABLES:
-        once = pd.read_parquet(settings.tables_dir / f"{table.name}.parquet")
-        timestamps = list(once.select_dtypes("datetimetz"))
-        parts = [once]
-        for number in range(1, times) if timestamps else ():
-            later = once.assign(**{name: once[name] + number * REPETITION for name in timestamps})
-            if not {*table.keys} & {*timestamps}:
-                later[table.keys[0]] += f"+{number}"
-            parts.append(later)
-        repeated = pd.concat(parts, ignore_index=True)
-        repeated.to_parquet(into / f"{table.name}.parquet")
-        n_rows[table.name] = len(repeated)
-    return n_rows
+    into.mkdir(parents=True, exist_ok=True)
+    return {
+        table.name: repeat_rows(
+            settings.tables_dir / f"{table.name}.parquet",
+            into / f"{table.name}.parquet",
+            "" if {*table.keys} & {*ENTITY_KEYS, *timestamps(table)} else table.keys[0],
+            years if timestamps(table) else 1,
+            places,
+        )
+        for table in SOURCE_TABLES
+    }
+
+
+def timestamps(table: Table) -> list[str]:
+    return [name for name, column in table.columns.items() if column.dtype == "timestamp"]
+
+
+def repeat_rows(source: Path, target: Path, row_id: str, years: int, places: int) -> int:
+    """Repeat the rows of a Parquet file without holding them in memory; returns their number.
+
+    Args:
+        row_id: a column that gets a suffix in every copy; empty if none does.
+    """
+    texts = {name for name, dtype in ENTITY_KEYS.items() if dtype == "string"}
+    with duckdb.connect() as db:
+        db.execute("SET TimeZone = 'UTC'")
+        described = db.execute(f"DESCRIBE FROM read_parquet('{source}')").fetchall()
+        copies = []
+        for place, year in product(range(places), range(years)):
+            changes = []
+            for name, dtype, *_ in described:
+                if name == row_id and place + year:
+                    changes.append(f"{name} || '+{place}.{year}' AS {name}")
+                elif name in texts and place:
+                    changes.append(f"nullif({name}, '') || '+{place}' AS {name}")
+                elif dtype == "TIMESTAMP WITH TIME ZONE" and year:
+                    days = (year * REPETITION).days
+                    changes.append(f"{name} + INTERVAL {days} DAY AS {name}")
+            replaced = f" REPLACE ({', '.join(changes)})" if changes else ""
+            copies.append(f"SELECT *{replaced} FROM read_parquet('{source}')")
+        (n_rows,) = db.execute(
+            f"COPY ({' UNION ALL '.join(copies)}) TO '{target}' (COMPRESSION zstd)"
+        ).fetchone() or (0,)
+    return int(n_rows)
 
 
 def features(settings: Settings) -> Results:
-    tables = read_tables(settings.tables_dir, SOURCE_TABLES)
+    tables = written_tables(settings.tables_dir)
     return timed(
         lambda: sum(write_features(tables, settings.features_dir, lambda _: None).values())
     )
@@ -74,7 +107,7 @@ def plain_features(settings: Settings) -> Results:
     """The same SQL over the Parquet files, each view sorted straight into a Parquet file."""
     target = settings.data_dir / "plain"
     target.mkdir(parents=True, exist_ok=True)
-    until = grid_end(read_tables(settings.tables_dir, SOURCE_TABLES))
+    until = grid_end(written_tables(settings.tables_dir))
     end = "getvariable('until')"  # a statement that writes a file takes no parameter
     sql = {
         name: read_sql(name).replace("$until", end)

@@ -13,21 +13,24 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
+from math import inf
 from pathlib import Path
 from time import perf_counter, sleep
 from typing import Any
 
 import duckdb
+import pandas as pd
 import psutil
 from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
 
 from experiments.benchmark_data import entity_rows
 from feature_repo.definitions import definitions
-from ontime.data.tables import read_tables
 from ontime.features import builder, spark_engine
 from ontime.features.feast_config import FEATURE_SERVICE, open_feature_store
-from ontime.problem import SOURCE_TABLES, VIEWS
+from ontime.problem import VIEWS
 from ontime.settings import Settings
+from pipelines.ingest import write_source_tables
 
 ENGINES = ("duckdb", "spark")
 POLL_S = 0.1
@@ -39,7 +42,7 @@ def features(settings: Settings) -> None:
     if settings.engine == "spark":
         spark_engine.write_features(settings.tables_dir, settings.features_dir)
         return
-    tables = read_tables(settings.tables_dir, SOURCE_TABLES)
+    tables = builder.written_tables(settings.tables_dir)
     builder.write_features(tables, settings.features_dir)
 
 
@@ -48,20 +51,29 @@ def join(settings: Settings) -> None:
     store = open_feature_store(settings)
     store.apply(definitions(settings.features_dir))
     path = settings.data_dir / "entity_rows.parquet"
-    rows = entity_rows(settings)
-    rows.to_parquet(path)
+    if not path.exists():
+        entity_rows(settings).to_parquet(path)
+    spark = settings.engine == "spark"
     job = store.get_historical_features(
-        f"SELECT * FROM parquet.`{path}`" if settings.engine == "spark" else rows,
+        f"SELECT * FROM parquet.`{path}`" if spark else pd.read_parquet(path),
         store.get_feature_service(FEATURE_SERVICE),
     )
     job.persist(SavedDatasetFileStorage(path=str(settings.data_dir / "joined.parquet")))
 
 
-PARTS = {"features": features, "join": join}
+def ingest(settings: Settings) -> None:
+    write_source_tables.fn(settings)
 
 
-def measure(part: str, engine: str, folder: Path) -> Results:
-    """Run one part in a process; seconds, and the largest sum of its tree's resident memory."""
+PARTS = {"ingest": ingest, "features": features, "join": join}
+
+
+def measure(part: str, engine: str, folder: Path, limit_s: float = inf) -> Results:
+    """Run one part in a process; its time, and the largest sum of its tree's resident memory.
+
+    `cpu_seconds` of all its processes hardly depend on what else the machine does. `ended` is 0, or
+    why there is no result: the exit status, or "stopped" at the time limit.
+    """
     variables = {
         "ONTIME_ENGINE": engine,
         "ONTIME_DATA_DIR": str(folder),
@@ -71,21 +83,36 @@ def measure(part: str, engine: str, folder: Path) -> Results:
     }
     command = [sys.executable, "-W", "ignore", "-m", "experiments.spark_check", "--part", part]
     started, peak = perf_counter(), 0
+    cpu: dict[int, float] = {}  # process -> its seconds so far
+    ended: int | str | None = None
     with subprocess.Popen(command, env=os.environ | variables) as process:
         tree = psutil.Process(process.pid)
         while process.poll() is None:
-            peak = max(peak, resident(tree))
+            peak = max(peak, resident(tree, cpu))
+            if perf_counter() - started > limit_s:
+                ended = "stopped"
+                for each in (*tree.children(recursive=True), tree):
+                    with suppress(psutil.NoSuchProcess):
+                        each.kill()
             sleep(POLL_S)
-    if process.returncode:
-        raise SystemExit(f"{part} on {engine} ended with {process.returncode}")
-    return {"seconds": perf_counter() - started, "peak_gb": peak / 1e9}
+    seconds = perf_counter() - started
+    return {
+        "seconds": seconds,
+        "cpu_seconds": sum(cpu.values()),
+        "peak_gb": peak / 1e9,
+        "ended": ended or process.returncode,
+    }
 
 
-def resident(tree: psutil.Process) -> int:
+def resident(tree: psutil.Process, cpu: dict[int, float]) -> int:
+    """Bytes of a process and its children; updates the CPU seconds of each."""
     total = 0
     try:
         for process in (tree, *tree.children(recursive=True)):
-            total += process.memory_info().rss
+            with process.oneshot():
+                total += process.memory_info().rss
+                times = process.cpu_times()
+                cpu[process.pid] = times.user + times.system
     except psutil.NoSuchProcess:  # ended meanwhile
         pass
     return total
@@ -123,8 +150,11 @@ def main() -> None:
         folder = root / engine
         folder.mkdir(parents=True)
         (folder / "tables").symlink_to(settings.tables_dir)
-        for name in PARTS:
-            results["measured"][f"{name}, {engine}"] = measure(name, engine, folder)
+        for name in ("features", "join"):
+            measured = measure(name, engine, folder)
+            if measured["ended"]:
+                raise SystemExit(f"{name} on {engine} ended with {measured['ended']}")
+            results["measured"][f"{name}, {engine}"] = measured
     for view in VIEWS:
         files = [root / engine / "features" / f"{view.name}.parquet" for engine in ENGINES]
         keys = [*view.keys, "event_timestamp"]

@@ -29,7 +29,7 @@ from tests.conftest import Dataset
 
 
 def test_repeated_rows_are_the_same_rows_later(dataset: Dataset, tmp_path: Path) -> None:
-    repeat_tables(dataset.settings, tmp_path / "tables", times=2)
+    repeat_tables(dataset.settings, tmp_path / "tables", years=2)
     tables = read_tables(tmp_path / "tables", SOURCE_TABLES)
     assert REPETITION % timedelta(weeks=1) == timedelta(0), "weekdays stay the same"
     for table in SOURCE_TABLES:
