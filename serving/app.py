@@ -75,7 +75,7 @@ async def predict(
 
 @routes.post("/explain", responses=WITH_BODY)
 def explain(request: ExplainRequest, state: AppStateDep) -> ExplainResponse:
-    """The contribution of each group of inputs to one probability: its exact Shapley value."""
+    """The contribution of each group of inputs to one probability: its Shapley value."""
     with state.explaining():
         return state.predictor.explain(request)
 
