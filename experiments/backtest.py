@@ -56,7 +56,7 @@ from ontime.settings import Settings
 
 SEEDS = tuple(TrainConfig().seed + i for i in range(3))
 WITHOUT_AGGREGATES = FeatureSpec(
-    tuple(name for name in FEATURE_SPEC.numeric if name not in AGGREGATES),
+    tuple(name for name in FEATURE_SPEC.tabular if name not in AGGREGATES),
     FEATURE_SPEC.categorical,
 )
 LIGHTGBMS = ("lightgbm", "lightgbm_refit_bagged", "lightgbm_aggregates")

@@ -25,7 +25,13 @@ import pandas as pd
 from feature_repo.definitions import definitions
 from ontime.data.tables import Table
 from ontime.data.timestamps import column_arrays
-from ontime.features.builder import grid_end, read_sql, write_features, written_tables
+from ontime.features.builder import (
+    grid_end,
+    read_sql,
+    rows_sql,
+    write_features,
+    written_tables,
+)
 from ontime.features.feast_config import open_feature_store
 from ontime.features.historical import REQUEST_FIELDS, join_features, load_requests
 from ontime.features.spec import View
@@ -109,10 +115,9 @@ def plain_features(settings: Settings) -> Results:
     target.mkdir(parents=True, exist_ok=True)
     until = grid_end(written_tables(settings.tables_dir))
     end = "getvariable('until')"  # a statement that writes a file takes no parameter
-    sql = {
-        name: read_sql(name).replace("$until", end)
-        for name in (*INTERMEDIATE_TABLES, *(view.name for view in VIEWS))
-    }
+    sql = {name: read_sql(name) for name in INTERMEDIATE_TABLES}
+    sql |= {view.name: rows_sql(view) for view in VIEWS}
+    sql = {name: statement.replace("$until", end) for name, statement in sql.items()}
 
     def build() -> int:
         n_rows = 0

@@ -31,11 +31,11 @@ from ontime.evaluation.metrics import log_losses
 from ontime.features.feast_config import open_feature_store
 from ontime.features.historical import build_examples, load_requests
 from ontime.models.baselines import Boosting, fit_lightgbm
-from ontime.models.distillation import distill, fit_teachers
+from ontime.models.distillation import distill, fit_teachers, soft_targets
+from ontime.models.dropout import FeatureGroupDropout, unit_dropout
 from ontime.models.network import PREDICT_BATCH
 from ontime.models.serialization import TrainedModel
 from ontime.models.trainer import (
-    FeatureGroupDropout,
     TrainConfig,
     build_model,
     pick_device,
@@ -81,7 +81,8 @@ def ordinary_fit(
         total = 0.0
         for x, c, y in loader:
             drop_groups(x, c)
-            loss = F.binary_cross_entropy_with_logits(network.logits(x, c), y)
+            factors = unit_dropout(network, len(x), config.dropout, generator)
+            loss = F.binary_cross_entropy_with_logits(network.logits(x, c, factors), y)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -100,7 +101,7 @@ def training(split: Split, config: TrainConfig) -> tuple[Results, TrainedModel, 
 
     started = perf_counter()
     teachers = fit_teachers(rows, FEATURE_SPEC, config.network.members, config.seed)
-    targets = teachers.predict_members(rows)
+    targets = soft_targets(teachers.predict_members(rows), rows, config.label_weight)
     teachers_seconds = perf_counter() - started
     model = build_model(rows, FEATURE_SPEC, config)
     model.network.to(pick_device("auto"))
@@ -167,7 +168,8 @@ def scoring(model: TrainedModel, boosting: Boosting, rows: pd.DataFrame) -> Resu
     """
     numeric, categories = model.tensors(rows)
     codes = categories.numpy().astype(np.float32) - 1  # LightGBM counts from 0; unknown is NaN
-    table = np.column_stack([numeric.numpy(), np.where(codes < 0, np.nan, codes)])
+    tabular = numeric[:, : len(model.spec.tabular)].numpy()
+    table = np.column_stack([tabular, np.where(codes < 0, np.nan, codes)])
 
     def network() -> np.ndarray:
         parts = zip(numeric.split(PREDICT_BATCH), categories.split(PREDICT_BATCH), strict=True)

@@ -38,14 +38,14 @@ Rows = list[dict[str, Any]]
 
 
 def feature_benefits(model: TrainedModel, rows: pd.DataFrame) -> Rows:
-    """One row per numeric input, the most useful first; rows [n] have labels."""
+    """One row per tabular input, the most useful first; rows [n] have labels."""
     labels = rows["label"].to_numpy(dtype=bool)
     known = log_losses(labels, model.predict(rows))
     bootstrap = ClusterBootstrap(local_day(rows))
     order = np.random.default_rng(SEED).permutation(len(rows))
     groups = {name: group for group, names in model.spec.groups.items() for name in names}
     found = []
-    for name in model.spec.numeric:
+    for name in model.spec.tabular:
         exchanged = rows.assign(**{name: rows[name].to_numpy()[order]})
         losses = log_losses(labels, model.predict(exchanged))
         change = compare_losses(losses, known, bootstrap)

@@ -6,8 +6,15 @@ function makeModel(exported) {
   const { numeric, vocabularies, n_bins, z_clip } = exported;
   const encoder = Object.fromEntries(Object.entries(exported.encoder).map(([name, text]) => [name, array(text)]));
   const embeddings = exported.embeddings.map(array);
-  const layers = exported.layers.map(({ weight, bias }) => ({ weight: array(weight), bias: array(bias) }));
+  const layer = ({ weight, bias }) => ({ weight: array(weight), bias: array(bias) });
+  const layers = exported.layers.map(layer);
+  const queries = exported.queries && layer(exported.queries);
+  const sequences = exported.sequences.map(({ events, width, event, residual, no_event_key, no_event_value }) => ({
+    events, width, event: layer(event), residual: layer(residual),
+    none: { key: array(no_event_key), value: array(no_event_value) },
+  }));
   const f = numeric.length;
+  const tabular = f - sequences.reduce((sum, { events, width }) => sum + events * width, 0);
 
   // Rank-Gauss transform, z-score and missing indicator of each number, as in the Python encoder.
   function encode(values, x) {
@@ -33,18 +40,57 @@ function makeModel(exported) {
     return y;
   }
 
+  const relu = (x) => x.map((v) => Math.max(v, 0));
+  const dot = (a, b) => a.reduce((sum, v, i) => sum + v * b[i], 0);
+
+  // What the events of one sequence say to a query: softmax attention, with a slot for no event.
+  function answer(query, vectors, none) {
+    const slots = [...vectors.map((v) => ({ key: v, value: v })), none];
+    const scores = slots.map(({ key }) => dot(query, key) / Math.sqrt(query.length));
+    const highest = Math.max(...scores);
+    const weights = scores.map((score) => Math.exp(score - highest));
+    const total = weights.reduce((sum, w) => sum + w, 0);
+    return query.map((_, k) => slots.reduce((sum, { value }, i) => sum + (weights[i] / total) * value[k], 0));
+  }
+
+  // The answers of all sequences, in the order of the queries, from the encoded numbers [3 f].
+  function attend(row, x) {
+    const size = exported.event_width;
+    const asked = queries ? linear(queries, row) : [];
+    const answers = [];
+    let start = tabular;
+    sequences.forEach(({ events, width, event, residual, none }, s) => {
+      const vectors = [];
+      for (let e = 0; e < events; e++) {
+        const first = start + e * width;
+        if (x[2 * f + first]) continue; // absent: its first input is missing
+        const inputs = [0, 1, 2].flatMap((t) => Array.from(x.subarray(t * f + first, t * f + first + width)));
+        const vector = relu(linear(event, inputs));
+        vectors.push(relu(linear(residual, vector)).map((v, i) => v + vector[i]));
+      }
+      for (let q = 0; q < exported.n_queries; q++) {
+        const first = (s * exported.n_queries + q) * size;
+        answers.push(...answer(asked.slice(first, first + size), vectors, none));
+      }
+      start += events * width;
+    });
+    return answers;
+  }
+
   // The probability of each output head, from numbers (null: missing) and categories.
   function members(values, categories) {
     const size = exported.embedding;
-    let x = new Float64Array(3 * f + size * embeddings.length);
-    encode(values, x);
+    const encoded = new Float64Array(3 * f);
+    encode(values, encoded);
+    const row = [0, 1, 2].flatMap((t) => Array.from(encoded.subarray(t * f, t * f + tabular)));
     embeddings.forEach((table, c) => {
       const index = vocabularies[c].indexOf(categories[c]) + 1; // 0: unknown
-      for (let k = 0; k < size; k++) x[3 * f + c * size + k] = table[index * size + k];
+      for (let k = 0; k < size; k++) row.push(table[index * size + k]);
     });
-    layers.forEach((layer, n) => {
-      x = linear(layer, x);
-      if (n < layers.length - 1) x = x.map((v) => Math.max(v, 0));
+    let x = [...row, ...attend(row, encoded)];
+    layers.forEach((each, n) => {
+      x = linear(each, x);
+      if (n < layers.length - 1) x = relu(x);
     });
     return Array.from(x, (v) => 1 / (1 + Math.exp(-v)));
   }

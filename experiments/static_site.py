@@ -26,7 +26,7 @@ import httpx
 import numpy as np
 import pandas as pd
 from sqlalchemy import func, select
-from torch import Tensor
+from torch import Tensor, nn
 
 from ontime.models.preprocessing import N_BINS, Z_CLIP
 from ontime.models.serialization import TrainedModel
@@ -220,8 +220,25 @@ def exported(model: TrainedModel, version: str) -> dict[str, Any]:
         "z_clip": Z_CLIP,
         "encoder": {name: base64_of(t) for name, t in network.encoder.named_buffers()},
         "embeddings": [base64_of(t) for t in network.embeddings.parameters()],
-        "layers": [{n: base64_of(t) for n, t in layer.named_parameters()} for layer in layers],
+        "layers": [parameters(layer) for layer in layers],
+        "queries": parameters(network.queries) if network.sequences else None,
+        "n_queries": network.config.queries,
+        "event_width": network.config.event_width,
+        "sequences": [
+            {
+                "events": events,
+                "width": width,
+                "event": parameters(network.attention.get_submodule(f"{name}.event")),
+                "residual": parameters(network.attention.get_submodule(f"{name}.residual")),
+            }
+            | parameters(network.attention.get_submodule(name), recurse=False)
+            for name, (events, width) in network.sequences.items()
+        ],
     }
+
+
+def parameters(module: nn.Module, recurse: bool = True) -> dict[str, str]:
+    return {name: base64_of(t) for name, t in module.named_parameters(recurse=recurse)}
 
 
 def base64_of(tensor: Tensor) -> str:

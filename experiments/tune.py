@@ -34,7 +34,7 @@ from ontime.evaluation.metrics import log_losses
 from ontime.features.feast_config import open_feature_store
 from ontime.features.historical import build_examples, load_requests
 from ontime.models.baselines import fit_lightgbm
-from ontime.models.distillation import fit_teachers
+from ontime.models.distillation import fit_teachers, soft_targets
 from ontime.models.hyperparameters import read_hyperparameters
 from ontime.models.network import ModelConfig
 from ontime.models.trainer import TrainConfig, fit
@@ -62,6 +62,8 @@ def network_space(trial: optuna.Trial, start: Hyperparameters) -> Hyperparameter
             "learning_rate": _suggest_near(trial, "learning_rate", training, factor=5),
             "weight_decay": _suggest_near(trial, "weight_decay", training, factor=20),
             "group_dropout": trial.suggest_float("group_dropout", 0.0, 0.5),
+            "label_weight": trial.suggest_float("label_weight", 0.0, 1.0),
+            "dropout": trial.suggest_float("dropout", 0.0, 0.4),
         },
         "network": {
             "hidden": trial.suggest_categorical("hidden", [2 * hidden // 3, hidden, 2 * hidden]),
@@ -101,7 +103,7 @@ class Month(NamedTuple):
     """What every trial is evaluated on."""
 
     split: Split
-    targets: np.ndarray | None  # the network's soft targets [n, members]: one fit per search
+    members: np.ndarray | None  # the network's teachers' predictions [n, k]: one fit per search
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
@@ -124,12 +126,14 @@ def prepare_month(split: Split, model: str) -> Month:
 
 def log_loss(chosen: Hyperparameters, month: Month) -> float:
     """Log-loss on the test rows of a model fitted with the chosen hyperparameters."""
-    split, targets = month
-    if targets is not None:
+    split, members = month
+    if members is not None:
         network = ModelConfig(**asdict(TrainConfig().network) | chosen["network"])
         config = TrainConfig(**chosen["training"], network=network)
         with redirect_stdout(io.StringIO()):  # one line per trial is enough
-            model, _ = fit(split.train_and_validation, targets, FEATURE_SPEC, config)
+            rows = split.train_and_validation
+            targets = soft_targets(members, rows, config.label_weight)
+            model, _ = fit(rows, targets, FEATURE_SPEC, config)
         probabilities = model.predict(split.test)
     else:
         boosting = fit_lightgbm(split.train, split.validation, FEATURE_SPEC, chosen["lightgbm"])

@@ -86,12 +86,12 @@ def drift_report(
         DriftError: if a side has too few rows or lacks a column, or no input can be compared.
     """
     _check(reference, current, spec)
-    inputs = [*spec.numeric, *spec.categorical]
+    inputs = [*spec.tabular, *spec.categorical]
     left_out = {
         name: reason for name in inputs if (reason := _unusable(reference[name], current[name]))
     }
     methods = {
-        name: NUMERIC if name in spec.numeric else CATEGORICAL
+        name: NUMERIC if name in spec.tabular else CATEGORICAL
         for name in inputs
         if name not in left_out
     }
@@ -128,7 +128,7 @@ def _check(reference: pd.DataFrame, current: pd.DataFrame, spec: FeatureSpec) ->
                 f"drift needs at least {MIN_DRIFT_INSTANCES} {side} rows, got {len(frame)}: "
                 "compare a longer period"
             )
-        if missing := sorted({*spec.numeric, *spec.categorical, PREDICTION} - {*frame.columns}):
+        if missing := sorted({*spec.tabular, *spec.categorical, PREDICTION} - {*frame.columns}):
             raise DriftError(f"{side} must have every input and {PREDICTION}; missing: {missing}")
 
 

@@ -22,7 +22,7 @@ from ontime.data.splits import TEST
 from ontime.data.timestamps import parse_utc
 from ontime.features.feast_config import open_feature_store
 from ontime.features.historical import build_examples, check_views, load_requests
-from ontime.models.distillation import fit_teachers
+from ontime.models.distillation import fit_teachers, soft_targets
 from ontime.models.shards import write_shard
 from ontime.models.trainer import TrainConfig
 from ontime.problem import DEMO_START, FEATURE_SPEC, INSTANCES
@@ -50,7 +50,8 @@ def write_shards(as_of: datetime = DEMO_START) -> Path:
     n_rows = 0
     for path in sorted((folder / "examples").iterdir()):
         rows = pd.read_parquet(path)
-        targets = teachers.predict_members(rows)
+        members = teachers.predict_members(rows)
+        targets = soft_targets(members, rows, config.label_weight)
         write_shard(folder / "train" / path.name, rows, targets, FEATURE_SPEC)
         n_rows += len(rows)
     shutil.rmtree(folder / "examples")

@@ -85,6 +85,7 @@ def waterfall(reference: float, contributions: Sequence[Contribution]) -> dict[s
             "group": each.group,
             "contribution": each.contribution,
             "inputs": each.inputs,
+            "events": _events(each),
             "x": x(min(start, end)),
             "width": max(round(abs(x(end) - x(start)), 1), 1.5),
         }
@@ -97,6 +98,21 @@ def waterfall(reference: float, contributions: Sequence[Contribution]) -> dict[s
         "start": x(reference),
         "end": x(edges[-1]),
     }
+
+
+def _events(sequence: Contribution) -> list[dict[str, Any]]:
+    """Of a sequence, each event that is there: the attention to it, and its inputs by name."""
+    if not (n := len(sequence.attention)):
+        return []
+    named = list(sequence.inputs.items())
+    width = len(named) // n
+    events = []
+    for i, attention in enumerate(sequence.attention):
+        part = named[i * width : (i + 1) * width]
+        inputs = {name.removeprefix(f"{sequence.group}_{i + 1}_"): value for name, value in part}
+        if next(iter(inputs.values())) is not None:
+            events.append({"attention": attention, "inputs": inputs})
+    return events
 
 
 def timeline(

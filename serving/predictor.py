@@ -169,10 +169,12 @@ class Predictor:
 
 
 def explain_row(model: Model, frame: pd.DataFrame) -> tuple[float, list[Contribution]]:
-    """The reference probability, and the contribution of each group of inputs of one row."""
+    """The reference probability, and what each group of inputs of one row contributes to it."""
     from ontime.models.explanation import contributions  # loads torch
 
-    reference, values = contributions(cast("TrainedModel", model), frame)
+    trained = cast("TrainedModel", model)
+    reference, values = contributions(trained, frame)
+    attention = trained.attention(frame)
     spec, row = model.spec, frame.iloc[0]
     groups = dict(spec.groups) | {name: (name,) for name in spec.categorical}
     return reference, [
@@ -180,6 +182,7 @@ def explain_row(model: Model, frame: pd.DataFrame) -> tuple[float, list[Contribu
             group=group,
             contribution=values[group],
             inputs={n: None if pd.isna(row[n]) else row[n] for n in groups[group]},
+            attention=attention[group][0].tolist() if group in attention else [],
         )
         for group in sorted(values, key=lambda group: -abs(values[group]))
     ]

@@ -113,6 +113,8 @@ class Contribution(BaseModel):
     group: str
     contribution: float
     inputs: dict[str, float | str | None]  # null where there is no usable value
+    # Of a sequence: the attention to each event, newest first. The rest of 1 went to no event.
+    attention: list[float] = []
 
 
 class ExplainResponse(BaseModel):

@@ -12,7 +12,7 @@ import pytest
 
 from ontime.errors import RegistryUnavailable
 from ontime.features.spec import FeatureSpec
-from ontime.models.network import ModelConfig, TabularNetwork
+from ontime.models.network import ModelConfig, Network
 from ontime.models.preprocessing import Encoder
 from ontime.models.serialization import TrainedModel
 from ontime.registry import model_registry as registry
@@ -35,7 +35,7 @@ def settings(mlflow: RealMlflow, tmp_path_factory: pytest.TempPathFactory) -> Se
 
 @pytest.fixture(scope="module")
 def model() -> TrainedModel:
-    network = TabularNetwork(ModelConfig(hidden=8, members=2), Encoder.fit(NUMBERS), [2])
+    network = Network(ModelConfig(hidden=8, members=2), Encoder.fit(NUMBERS), [2])
     metadata = {"threshold": 0.3, "trained_through": "2024-05-01T00:00:00+00:00"}
     return TrainedModel(network, SPEC, {"kind": ["a", "b"]}, metadata)
 

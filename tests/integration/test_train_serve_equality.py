@@ -78,6 +78,7 @@ def test_features_reported_missing_or_stale_are_missing_in_training(
     week: Week, examples: pd.DataFrame
 ) -> None:
     named = [*STORED, *(name for names in DERIVED.values() for name in names)]
+    named += [FEATURE_SPEC.groups[sequence][0] for sequence in FEATURE_SPEC.sequences]
     offline = examples.set_index("instance_id").loc[week.served.instance_id, named]
     np.testing.assert_array_equal(week.n_unusable, offline.isna().sum(axis=1))
 

@@ -75,7 +75,21 @@ def view_sql(view: View) -> str:
         for name, column in view.table.columns.items()
     )
     # No row after `until`: there a window of three rows is not one of three hours.
-    return f"SELECT {columns} FROM ({read_sql(view.name)}) WHERE event_timestamp <= $until"
+    return f"SELECT {columns} FROM ({rows_sql(view)}) WHERE event_timestamp <= $until"
+
+
+def rows_sql(view: View) -> str:
+    """The view's SQL file; of a view of sequences, its events put into one row per key and time."""
+    sql = read_sql(view.name)
+    if not view.events:
+        return sql
+    keys = ", ".join([*view.keys, "event_timestamp"])
+    columns = [(i, name) for i in range(1, view.events + 1) for name in view.event_columns]
+    values = ", ".join(
+        f"max(CASE WHEN position = {i} THEN {column} END) AS {name}"
+        for name, (i, column) in zip(view.columns, columns, strict=True)
+    )
+    return f"SELECT {keys}, {values} FROM ({sql}) GROUP BY {keys}"
 
 
 def reject_empty(view: View, n_rows: int, until: datetime) -> None:

@@ -60,10 +60,15 @@ def build_examples(store: FeatureStore, requests: pd.DataFrame) -> pd.DataFrame:
         )
     joined = joined.sort_values(ordered, ignore_index=True)  # the join promises no order
     stored = column_arrays(joined, joined.columns.difference(rows.columns))
+    for view in VIEWS:
+        if view.events:
+            events = np.stack([stored.pop(name) for name in view.columns], axis=1)
+            stored[view.name] = events.reshape(len(rows), view.events, -1)
     features = stored | request_features(arrays | stored, utc_array(requests.event_timestamp))
     fields = {name: requests[name] for name in (*REQUEST_FIELDS, *OUTCOME_COLUMNS)}
-    numeric = {name: features[name].astype(np.float32) for name in FEATURE_SPEC.numeric}
-    return pd.DataFrame({name: joined[name] for name in rows} | fields | numeric)
+    columns = pd.DataFrame({name: joined[name] for name in rows} | fields)
+    numeric = pd.DataFrame(FEATURE_SPEC.matrix(features), columns=list(FEATURE_SPEC.numeric))
+    return columns.join(numeric)
 
 
 def check_views(rows: pd.DataFrame) -> None:
@@ -75,7 +80,8 @@ def check_views(rows: pd.DataFrame) -> None:
         rows: examples of `build_examples`, also a part of them.
     """
     for view in VIEWS:
-        if not view.optional and rows[list(view.inputs)].isna().all(axis=None):
+        inputs = FEATURE_SPEC.groups[view.name]
+        if not view.optional and rows[list(inputs)].isna().all(axis=None):
             first, last = rows.event_timestamp.min(), rows.event_timestamp.max()
             raise EmptyView(
                 f"a view has a value in some example unless it is declared optional; {view.name} "

@@ -28,11 +28,12 @@ from ontime.problem import (
 )
 
 US_PER_S = 1e6
-# View -> features that are computed from its columns.
+# View -> features that are computed from its columns. Those of a sequence are noted as the view.
 DERIVED = {
     view.name: names
     for view in VIEWS
     if (names := [name for name in FEATURE_SPEC.groups[view.name] if name not in view.columns])
+    and not view.events
 }
 
 
@@ -42,7 +43,8 @@ class OnlineRead:
 
     A value that was never written, or is null, is *missing*; one older than its view's TTL at the
     prediction time is *stale*; one that became known after it is *not yet known*. All are NaN; the
-    model was trained with NaN. A feature that is computed from stored values has their reason.
+    model was trained with NaN. A feature that is computed from stored values has their reason. A
+    sequence counts as one feature with the name of its view, unusable if there is no usable row.
 
     Attributes:
         fields: request field -> values [n].
@@ -102,6 +104,16 @@ class OnlineFeatures:
             # Only the newest row is kept; a prediction in the past must not read it.
             states[view.name] = later, expired = age < 0, age > view.ttl.total_seconds()
             values = np.where(later[:, None], np.nan, table[:, 1:])
+            if view.events:
+                _note(missing, np.isnan(age)[:, None], [view.name])
+                _note(not_yet_known, later[:, None], [view.name])
+                _note(stale, expired[:, None], [view.name])
+                values[expired] = np.nan
+                declared = [columns.index(name) for name in view.columns]
+                stored[view.name] = values[:, declared].reshape(n, view.events, -1)
+                if (found := age >= 0).any():
+                    age_seconds[view.name] = float(age[found].max())
+                continue
             absent = np.isnan(values)
             if absent.any():
                 _note(missing, absent & ~later[:, None], columns, view.helper_columns)
@@ -119,9 +131,7 @@ class OnlineFeatures:
             _note(missing, absent & ~(later | expired)[:, None], derived)
             _note(not_yet_known, absent & later[:, None], derived)
             _note(stale, absent & expired[:, None], derived)
-        numeric = np.empty((n, len(FEATURE_SPEC.numeric)), dtype=np.float32)
-        for i, name in enumerate(FEATURE_SPEC.numeric):
-            numeric[:, i] = features[name]
+        numeric = FEATURE_SPEC.matrix(features)
         return OnlineRead(fields, numeric, missing, stale, not_yet_known, age_seconds)
 
     def _fetch(self, keys: Mapping[str, np.ndarray]) -> ArrayResponse:

@@ -6,6 +6,9 @@ Plain dataclasses; importing this module loads neither torch nor Feast.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Self
+
+import numpy as np
 
 from ontime.data.tables import Column, Table
 
@@ -29,6 +32,7 @@ class View:
     columns: feature -> allowed range; float32, NaN only where `nullable_columns` says so.
     helper_columns: float64, read by the request features and not by the model.
     optional: True if a source may leave the view without a row.
+    events: of a view made by `View.of_events`, the number of events in a row; otherwise 0.
     """
 
     name: str
@@ -38,11 +42,48 @@ class View:
     nullable_columns: tuple[str, ...] = ()
     helper_columns: tuple[str, ...] = ()
     optional: bool = False
+    events: int = 0
+
+    @classmethod
+    def of_events(
+        cls,
+        name: str,
+        keys: Mapping[str, str],
+        ttl: timedelta,
+        events: int,
+        columns: Mapping[str, Range],
+        helper_columns: tuple[str, ...] = (),
+    ) -> Self:
+        """A view whose rows are sequences: the columns of the last events of a key, newest first.
+
+        Its SQL file gives one row per event, with its ``position`` in the sequence (1 is the
+        newest); the builder makes them one row, with the columns of `event_names`. All are null
+        after the oldest event. The model reads what the request features make of them.
+        """
+        ranges = list(columns.values()) * events
+        flat = event_names(name, events, columns)
+        return cls(
+            name,
+            keys,
+            ttl,
+            dict(zip(flat, ranges, strict=True)),
+            nullable_columns=flat,
+            helper_columns=event_names(name, events, helper_columns),
+            events=events,
+        )
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The columns that the model reads."""
+        """The columns that the model reads as they are stored."""
+        if self.events:
+            return ()
         return tuple(name for name in self.columns if name not in self.helper_columns)
+
+    @property
+    def event_columns(self) -> tuple[str, ...]:
+        """The columns of one event, as the SQL file of a view of sequences names them."""
+        newest = list(self.columns)[: len(self.columns) // self.events] if self.events else []
+        return tuple(name.removeprefix(f"{self.name}_1_") for name in newest)
 
     @property
     def table(self) -> Table:
@@ -61,17 +102,27 @@ class View:
         return Table(self.name, grain, (*self.keys, "event_timestamp"), keys | values | times)
 
 
+def event_names(view: str, events: int, columns: Iterable[str]) -> tuple[str, ...]:
+    """``<view>_<position>_<column>``: all columns of the newest event, then of the one before."""
+    return tuple(f"{view}_{i}_{column}" for i in range(1, events + 1) for column in columns)
+
+
 @dataclass(frozen=True)
 class FeatureSpec:
     """The model's inputs in order. `groups`: numeric inputs that are missing together.
 
+    `sequences`: groups that hold as many events, newest first, each with the same inputs. They are
+    the last numeric inputs. An event whose first input is missing is absent.
+
     Raises:
-        FeatureSpecError: if an input is listed twice, or a group names no numeric input.
+        FeatureSpecError: if an input is listed twice, a group names no numeric input, or the
+            sequences are not the last inputs or cannot be divided into their events.
     """
 
     numeric: tuple[str, ...]
     categorical: tuple[str, ...]
     groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    sequences: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         columns = [*self.numeric, *self.categorical]
@@ -82,6 +133,46 @@ class FeatureSpec:
                 raise FeatureSpecError(
                     f"group {group!r} may hold numeric inputs only; it holds {unknown}"
                 )
+        last = tuple(name for group in self.sequences for name in self.groups.get(group, ()))
+        if self.numeric[len(self.numeric) - len(last) :] != last:
+            raise FeatureSpecError(
+                f"the inputs of the sequences {list(self.sequences)} are the last numeric inputs, "
+                f"in their order; these are {self.numeric[-3:]}"
+            )
+        for group, (events, width) in self.shapes.items():
+            if not events * width or events * width != len(self.groups[group]):
+                raise FeatureSpecError(
+                    f"each event of a sequence has as many inputs; {group!r} has "
+                    f"{len(self.groups[group])} inputs for {events} events"
+                )
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """Sequence -> its number of events, and of the inputs of an event."""
+        return {name: (k, len(self.groups[name]) // k) for name, k in self.sequences.items()}
+
+    @property
+    def tabular(self) -> tuple[str, ...]:
+        """The numeric inputs that are in no sequence."""
+        return self.numeric[: len(self.numeric) - sum(k * w for k, w in self.shapes.values())]
+
+    def matrix(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The numeric inputs, float32 [n, f].
+
+        Args:
+            features: each tabular input [n], and each sequence [n, events, inputs of an event].
+        """
+        n_tabular = len(self.tabular)
+        first = features[self.numeric[0]] if n_tabular else next(iter(features.values()))
+        matrix = np.empty((len(first), len(self.numeric)), dtype=np.float32)
+        for i, name in enumerate(self.tabular):
+            matrix[:, i] = features[name]
+        start = n_tabular
+        for name, (events, width) in self.shapes.items():
+            end = start + events * width
+            matrix[:, start:end] = features[name].reshape(len(first), -1)
+            start = end
+        return matrix
 
 
 def feature_spec(
@@ -95,11 +186,14 @@ def feature_spec(
         request_features: group -> names. A group that is a view's name joins that view's group:
             its features are missing whenever the view is.
     """
+    views = list(views)
     groups = {view.name: view.inputs for view in views}
     for group, names in request_features.items():
         groups[group] = groups.get(group, ()) + names
+    sequences = {view.name: view.events for view in views if view.events}
+    groups = {name: groups[name] for name in sorted(groups, key=lambda name: name in sequences)}
     numeric = tuple(name for names in groups.values() for name in names)
-    return FeatureSpec(numeric, categorical, groups)
+    return FeatureSpec(numeric, categorical, groups, sequences)
 
 
 def entity_keys(views: Iterable[View]) -> dict[str, str]:

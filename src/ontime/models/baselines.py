@@ -2,6 +2,7 @@
 
 Each ``fit_*(train, validation, spec)`` returns an object with ``predict(frame) -> float64 [n]``.
 
+- They read the tabular inputs. Sequences reach them as aggregates, where the problem has some.
 - Logistic regression: its inputs are the network's encoded features and one-hot categories.
 - LightGBM: raw numbers, its own treatment of NaN and categories, early stopping on the validation
   rows; deterministic for any number of threads.
@@ -20,7 +21,7 @@ from sklearn.linear_model import LogisticRegression
 
 from ontime.features.spec import FeatureSpec
 from ontime.models.hyperparameters import HYPERPARAMETERS
-from ontime.models.network import build_vocabularies, category_tensor, numeric_tensor
+from ontime.models.inputs import build_vocabularies, category_tensor, tabular_tensor
 from ontime.models.preprocessing import Encoder
 from ontime.problem import RATE_FEATURE
 
@@ -100,7 +101,7 @@ def fit_rate_feature(
 
 def fit_logistic(train: pd.DataFrame, validation: pd.DataFrame, spec: FeatureSpec) -> Logistic:
     train = pd.concat([train, validation])  # there is no early stopping
-    encoder = Encoder.fit(numeric_tensor(train, spec).numpy())
+    encoder = Encoder.fit(tabular_tensor(train, spec).numpy())
     vocabularies = build_vocabularies(train, spec)
     regression = LogisticRegression(C=0.1, solver="newton-cholesky", max_iter=20)
     regression.fit(_encoded_columns(train, spec, encoder, vocabularies), train["label"])
@@ -157,8 +158,8 @@ BASELINES: dict[str, Callable[..., Any]] = {
 def lightgbm_table(
     frame: pd.DataFrame, spec: FeatureSpec, vocabularies: dict[str, list[str]]
 ) -> pd.DataFrame:
-    """The model's inputs as LightGBM reads them: float32 columns and categoricals."""
-    table = frame[list(spec.numeric)].astype("float32")
+    """The tabular inputs as LightGBM reads them: float32 columns and categoricals."""
+    table = frame[list(spec.tabular)].astype("float32")
     for name in spec.categorical:
         table[name] = pd.Categorical(frame[name], categories=vocabularies[name])
     return table
@@ -173,7 +174,7 @@ def _encoded_columns(
 ) -> np.ndarray:
     """Encoded features and one column per known category; an unknown category has none."""
     with torch.inference_mode():
-        parts = [encoder(numeric_tensor(frame, spec))]
+        parts = [encoder(tabular_tensor(frame, spec))]
     codes = category_tensor(frame, spec, vocabularies)
     for i, name in enumerate(spec.categorical):
         parts.append(torch.nn.functional.one_hot(codes[:, i], len(vocabularies[name]) + 1)[:, 1:])

@@ -36,6 +36,8 @@ class NetworkSize(BaseModel):
     layers: int = Field(ge=1, le=16)
     members: int = Field(ge=1, le=64)
     embedding: int = Field(ge=1, le=256)
+    queries: int = Field(ge=1, le=16)
+    event_width: int = Field(ge=1, le=256)
 
 
 class ModelDescription(BaseModel):
@@ -48,6 +50,7 @@ class ModelDescription(BaseModel):
     numeric: Names
     categorical: Names
     groups: Annotated[dict[Name, Names], Field(max_length=MAX_INPUTS)]
+    sequences: Annotated[dict[Name, Annotated[StrictInt, Field(ge=1)]], Field(max_length=100)]
     vocabularies: dict[Name, Annotated[list[str], Field(max_length=100_000)]]
 
 

@@ -10,8 +10,10 @@ al., 2015), as one small file of matrices, differentiable, and calibrated with i
   log-loss on the left-out days no longer falls. No week is held out for early stopping, so the
   newest days, which are most like the next ones, are trained on.
 - Groups: whole days, because rows of one day are correlated.
-- Heads: each teacher's probabilities are the soft targets of one output head of the network. The
-  heads' spread is the uncertainty: how much the prediction depends on the days trained on.
+- Heads: each teacher's probabilities are the soft targets of one output head of the network, with
+  a share of the labels (`soft_targets`). The heads' spread is the uncertainty: how much the
+  prediction depends on the days trained on.
+- Sequences: trees read none. What the events say beyond the table comes from the labels.
 """
 
 from dataclasses import dataclass
@@ -25,7 +27,7 @@ from sklearn.model_selection import GroupKFold
 from ontime.features.spec import FeatureSpec
 from ontime.models.baselines import LIGHTGBM_PARAMETERS, LIGHTGBM_ROUNDS, lightgbm_table
 from ontime.models.distributed import broadcast_from_rank0
-from ontime.models.network import build_vocabularies
+from ontime.models.inputs import build_vocabularies
 from ontime.models.serialization import TrainedModel
 from ontime.models.trainer import EpochRecord, TrainConfig, TrainingError, check_labels, fit
 from ontime.problem import local_day
@@ -94,6 +96,12 @@ def fit_teachers(train: pd.DataFrame, spec: FeatureSpec, members: int, seed: int
     return Teachers(spec, vocabularies, boosters, len(losses), float(losses[-1]), out_of_fold)
 
 
+def soft_targets(members: np.ndarray, rows: pd.DataFrame, label_weight: float) -> np.ndarray:
+    """The teachers' probabilities [n, k] for ``rows`` [n], mixed with the rows' labels."""
+    labels = rows["label"].to_numpy(dtype=np.float64)[:, None]
+    return (1 - label_weight) * members + label_weight * labels
+
+
 def distill(
     train: pd.DataFrame, spec: FeatureSpec, config: TrainConfig, device: str = "auto"
 ) -> tuple[TrainedModel, Teachers, list[EpochRecord]]:
@@ -101,7 +109,8 @@ def distill(
 
     def fit_and_predict() -> tuple[Teachers, np.ndarray]:
         teachers = fit_teachers(train, spec, config.network.members, config.seed)
-        return teachers, teachers.predict_members(train)
+        members = teachers.predict_members(train)
+        return teachers, soft_targets(members, train, config.label_weight)
 
     teachers, targets = broadcast_from_rank0(fit_and_predict)
     model, history = fit(train, targets, spec, config, device)

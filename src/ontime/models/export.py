@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from ontime.models.network import TabularNetwork
+from ontime.models.network import Network
 
 INT8_MAX = 127  # symmetric: -128 is not used
 
@@ -55,7 +55,7 @@ def _scale(values: Tensor, dim: int) -> Tensor:
     return (values.abs().amax(dim, keepdim=True) / INT8_MAX).clamp_min(1e-12)
 
 
-def quantize_int8(network: TabularNetwork) -> TabularNetwork:
+def quantize_int8(network: Network) -> Network:
     """A copy whose hidden layers compute in int8.
 
     The output layer stays in float32: its rounding errors would reach the logits directly. So do
@@ -67,7 +67,7 @@ def quantize_int8(network: TabularNetwork) -> TabularNetwork:
     return quantized
 
 
-def export_network(network: TabularNetwork) -> ExportedProgram:
+def export_network(network: Network) -> ExportedProgram:
     """The traced network, for any number of rows."""
     numeric = torch.zeros(2, len(network.encoder.median))
     categories = torch.zeros(2, len(network.embeddings), dtype=torch.int64)

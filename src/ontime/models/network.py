@@ -1,25 +1,28 @@
 """The network: raw features to a probability, with encoder, embeddings and layers in one module.
 
+    numeric ──▶ encoder ─┬─ tabular ──────────────────┬─▶ hidden layers ──▶ one output per member
+    categories ──▶ embeddings ─┘      │ queries       │
+                         └─ events ──▶ attention ─────┘
+
+- Sequences: the row asks its last events, and reads the answer (`EventAttention`).
 - Output heads: one per teacher (`ontime.models.distillation`), on shared layers. The prediction is
   their mean, the uncertainty their standard deviation.
 - Missing inputs: NaN and unknown categories have encodings of their own, which training uses by
-  dropping whole feature groups (`ontime.models.trainer`).
+  dropping whole feature groups (`ontime.models.trainer`). An absent event gets no attention.
 
-Shapes: n rows, f numeric features, c categorical features, k ensemble members. numeric float32
-[n, f] (NaN = missing), categories int64 [n, c] (0 = unknown), encoded [n, 3 f], logits [n, k].
+Shapes: n rows, f numeric features, c categorical features, k ensemble members, s sequences. numeric
+float32 [n, f] (NaN = missing), categories int64 [n, c] (0 = unknown), encoded [n, 3 f], logits
+[n, k]. Of one sequence: e events of w inputs each, q queries of d dimensions.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-import numpy as np
-import pandas as pd
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ontime.errors import ModelError
-from ontime.features.spec import FeatureSpec
 from ontime.models.hyperparameters import HYPERPARAMETERS
 from ontime.models.preprocessing import TRANSFORMS_PER_FEATURE, Encoder
 
@@ -34,20 +37,78 @@ class ModelConfig:
     layers: int = HYPERPARAMETERS["network"]["layers"]
     members: int = 5  # output heads, one per teacher
     embedding: int = HYPERPARAMETERS["network"]["embedding"]  # dimensions per categorical feature
+    queries: int = 2  # per sequence
+    event_width: int = 32  # dimensions of a query and of an event
 
 
-class TabularNetwork(nn.Module):
-    """Raw features (numeric, categories) -> probability [n]."""
+class EventAttention(nn.Module):
+    """What the last events say to the queries of a row: softmax attention (Vaswani et al., 2017).
 
-    def __init__(self, config: ModelConfig, encoder: Encoder, category_sizes: list[int]) -> None:
+    An event's key and value are the same vector, of a linear and a residual layer (He et al.,
+    2016). One slot more, with a key and a value of its own, takes the attention that no event
+    deserves, and all of it where every event is absent.
+    """
+
+    def __init__(self, n_inputs: int, width: int) -> None:
         super().__init__()
-        self.config, self.encoder = config, encoder
+        self.event = nn.Linear(n_inputs, width)
+        self.residual = nn.Linear(width, width)
+        self.no_event_key = nn.Parameter(torch.zeros(width))
+        self.no_event_value = nn.Parameter(torch.zeros(width))
+
+    def forward(self, events: Tensor, absent: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """The answers [n, q, d], and the attention to each event and to none [n, q, e + 1].
+
+        Args:
+            events: encoded inputs [n, e, 3 w].
+            absent: bool [n, e].
+            queries: [n, q, d].
+        """
+        x = F.relu(self.event(events))
+        x = x + F.relu(self.residual(x))
+        scores = torch.bmm(queries, x.transpose(1, 2)).float()
+        scores = scores.masked_fill(absent[:, None], -torch.inf)
+        no_event = (queries @ self.no_event_key.to(queries.dtype)).float()
+        scores = torch.cat([scores, no_event[..., None]], dim=2)
+        attention = torch.softmax(scores / x.shape[2] ** 0.5, dim=2)
+        weights = attention.to(x.dtype)
+        none = weights[..., -1:] * self.no_event_value.to(x.dtype)
+        return torch.bmm(weights[..., :-1], x) + none, attention
+
+
+class Network(nn.Module):
+    """Raw features (numeric, categories) -> probability [n].
+
+    Args:
+        category_sizes: number of known values of each categorical feature.
+        sequences: events and inputs per event of each sequence; they are the last of the f
+            numeric features.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        encoder: Encoder,
+        category_sizes: list[int],
+        sequences: Mapping[str, tuple[int, int]] | None = None,
+    ) -> None:
+        super().__init__()
+        self.config, self.encoder, self.sequences = config, encoder, dict(sequences or {})
         self.embeddings = nn.ModuleList(
             _embedding(size + 1, config.embedding) for size in category_sizes
         )
-        n_encoded = TRANSFORMS_PER_FEATURE * len(encoder.median)
-        n_embedded = config.embedding * len(category_sizes)
-        sizes = [n_encoded + n_embedded] + [config.hidden] * config.layers
+        self.n_tabular = len(encoder.median) - sum(e * w for e, w in self.sequences.values())
+        n_row = TRANSFORMS_PER_FEATURE * self.n_tabular + config.embedding * len(category_sizes)
+        n_answers = config.queries * config.event_width * len(self.sequences)
+        if self.sequences:
+            self.queries = nn.Linear(n_row, n_answers)
+        self.attention = nn.ModuleDict(
+            {
+                name: EventAttention(TRANSFORMS_PER_FEATURE * w, config.event_width)
+                for name, (_, w) in self.sequences.items()
+            }
+        )
+        sizes = [n_row + n_answers] + [config.hidden] * config.layers
         self.hidden = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(sizes))
         self.output = nn.Linear(sizes[-1], config.members)
 
@@ -58,14 +119,52 @@ class TabularNetwork(nn.Module):
         """Probabilities of each ensemble member [n, k]."""
         return torch.sigmoid(self.logits(self.encoder(numeric), categories))
 
-    def logits(self, encoded: Tensor, categories: Tensor) -> Tensor:
-        """Logits [n, k] of encoded rows; training encodes its rows once."""
-        embedded = [table(categories[:, i]) for i, table in enumerate(self.embeddings)]
-        x = torch.cat([encoded, *(part.to(encoded.dtype) for part in embedded)], dim=1)
-        for layer in self.hidden:
+    def logits(
+        self, encoded: Tensor, categories: Tensor, unit_factors: Sequence[Tensor] = ()
+    ) -> Tensor:
+        """Logits [n, k] of encoded rows; training encodes its rows once.
+
+        Args:
+            unit_factors: of dropout, for the units of each hidden layer, [n, hidden] each.
+        """
+        row = self._row(encoded, categories)
+        answers = [each.flatten(1) for each, _ in self._answers(row, encoded).values()]
+        x = torch.cat([row, *(each.to(row.dtype) for each in answers)], dim=1)
+        for i, layer in enumerate(self.hidden):
             x = layer(x).relu_()
+            if unit_factors:
+                x = x * unit_factors[i].to(x.dtype)
         logits: Tensor = self.output(x)
         return logits
+
+    def attention_weights(self, numeric: Tensor, categories: Tensor) -> dict[str, Tensor]:
+        """Sequence -> attention of each query to each event, then to no event, [n, q, e + 1]."""
+        encoded = self.encoder(numeric)
+        answers = self._answers(self._row(encoded, categories), encoded)
+        return {name: attention for name, (_, attention) in answers.items()}
+
+    def _row(self, encoded: Tensor, categories: Tensor) -> Tensor:
+        """The encoded row without its sequences."""
+        transforms = encoded.unflatten(1, (TRANSFORMS_PER_FEATURE, -1))
+        embedded = [table(categories[:, i]) for i, table in enumerate(self.embeddings)]
+        tabular = transforms[:, :, : self.n_tabular].flatten(1)
+        return torch.cat([tabular, *(part.to(encoded.dtype) for part in embedded)], dim=1)
+
+    def _answers(self, row: Tensor, encoded: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """Sequence -> what its events say to the row, as `EventAttention` returns it."""
+        if not self.sequences:
+            return {}
+        transforms = encoded.unflatten(1, (TRANSFORMS_PER_FEATURE, -1))
+        shape = (len(self.sequences), self.config.queries, self.config.event_width)
+        queries = self.queries(row).unflatten(1, shape)
+        answers, start = {}, self.n_tabular
+        for i, (name, (e, w)) in enumerate(self.sequences.items()):
+            events = transforms[:, :, start : start + e * w].unflatten(2, (e, w))  # [n, 3, e, w]
+            absent = events[:, -1, :, 0] > 0  # the first input's missing indicator
+            inputs = events.transpose(1, 2).flatten(2)  # [n, e, 3 w]
+            answers[name] = self.attention[name](inputs, absent, queries[:, i])
+            start += e * w
+        return answers
 
 
 def _embedding(size: int, dimensions: int) -> nn.Embedding:
@@ -77,46 +176,3 @@ def _embedding(size: int, dimensions: int) -> nn.Embedding:
     if not weight.is_meta:
         nn.init.normal_(weight)
     return nn.Embedding.from_pretrained(weight, freeze=False)
-
-
-def numeric_tensor(frame: pd.DataFrame, spec: FeatureSpec) -> Tensor:
-    """The numeric inputs, float32 [n, f]. Raises ModelError for an absent column or infinity."""
-    _check_columns(frame, spec.numeric)
-    values = frame[list(spec.numeric)].to_numpy(dtype=np.float32, na_value=np.nan, copy=True)
-    check_finite(values, spec)
-    return torch.from_numpy(values)
-
-
-def check_finite(values: np.ndarray, spec: FeatureSpec) -> None:
-    """Raise ModelError if a numeric input [n, f] is infinite."""
-    if np.isinf(values).any():
-        row, column = np.argwhere(np.isinf(values))[0]
-        raise ModelError(
-            f"a numeric input must be finite, or NaN if missing; {spec.numeric[column]!r} is "
-            f"{values[row, column]} in row {row}"
-        )
-
-
-def category_tensor(
-    frame: pd.DataFrame, spec: FeatureSpec, vocabularies: Mapping[str, list[str]]
-) -> Tensor:
-    """The categorical inputs as vocabulary indices, int64 [n, c]. Raises ModelError."""
-    _check_columns(frame, spec.categorical)
-    codes = np.zeros((len(frame), len(spec.categorical)), dtype=np.int64)
-    for i, name in enumerate(spec.categorical):
-        codes[:, i] = pd.Index(vocabularies[name]).get_indexer(frame[name]) + 1
-    return torch.from_numpy(codes)
-
-
-def build_vocabularies(frame: pd.DataFrame, spec: FeatureSpec) -> dict[str, list[str]]:
-    """The sorted values of each categorical feature; position i has index i + 1, 0 is unknown."""
-    _check_columns(frame, spec.categorical)
-    return {name: sorted(frame[name].dropna().astype(str).unique()) for name in spec.categorical}
-
-
-def _check_columns(frame: pd.DataFrame, names: tuple[str, ...]) -> None:
-    if absent := [name for name in names if name not in frame.columns]:
-        raise ModelError(
-            f"the frame must have every feature of the model (NaN where missing); {len(absent)} of "
-            f"{len(names)} columns are absent: {absent[:10]}"
-        )

@@ -10,14 +10,19 @@ d / (1 + |d|) of the distance d from the median in interquartile ranges. A bin i
 arithmetic; quantile knots would need a search, which took longer than the network's layers. The
 price: values crowded within one bin, as at the low end of a very skewed feature, share one line.
 
+An input of events has the same statistics in all of them (`encoder_inputs`).
+
 Shapes: n rows, f numeric features.
 """
 
+from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from ontime.features.spec import FeatureSpec
 
 N_BINS = 256
 RANK_CLIP = 0.004  # ranks are clipped to [RANK_CLIP, 1 - RANK_CLIP]
@@ -51,6 +56,13 @@ class Encoder(nn.Module):
             known = column[np.isfinite(column)].astype(np.float64)
             if len(known) and known.min() < known.max():
                 encoder._fit_column(j, known)
+        return encoder
+
+    def repeated(self, index: Sequence[int]) -> Self:
+        """An encoder whose feature i has the statistics of this one's feature ``index[i]``."""
+        encoder = type(self)(len(index))
+        for name, statistics in self.named_buffers():
+            encoder.get_buffer(name).copy_(statistics[list(index)])
         return encoder
 
     def _fit_column(self, j: int, known: np.ndarray) -> None:
@@ -87,3 +99,29 @@ class Encoder(nn.Module):
         intercept, slope = self.bin_intercept.take(index), self.bin_slope.take(index)
         rank = torch.addcmul(intercept, slope, softsign)
         return torch.cat([rank.mul_(1 - missing), z, missing], dim=1)
+
+
+def fit_encoder(numeric: np.ndarray, spec: FeatureSpec) -> Encoder:
+    """The encoder of numeric inputs [n, f]; see `encoder_inputs`."""
+    position = {name: i for i, name in enumerate(spec.numeric)}
+    inputs, index = encoder_inputs(spec)
+    rows = np.arange(len(numeric))
+    columns = [
+        numeric[rows, np.array([position[name] for name in names])[rows % len(names)]]
+        for names in inputs
+    ]
+    return Encoder.fit(np.stack(columns, axis=1)).repeated(index)
+
+
+def encoder_inputs(spec: FeatureSpec) -> tuple[list[tuple[str, ...]], list[int]]:
+    """Inputs that share statistics, and for each numeric input [f] its place among them.
+
+    An input of events has the same statistics in every event. They are those of one event of each
+    row, in turn, so that they take as long as those of another input.
+    """
+    inputs: list[tuple[str, ...]] = [(name,) for name in spec.tabular]
+    index = list(range(len(inputs)))
+    for name, (events, width) in spec.shapes.items():
+        index += [len(inputs) + i for i in range(width)] * events
+        inputs += [spec.groups[name][i::width] for i in range(width)]
+    return inputs, index

@@ -24,18 +24,12 @@ from torch import Tensor
 from ontime.errors import ModelError
 from ontime.features.spec import FeatureSpec
 from ontime.models.description import check_description
-from ontime.models.network import (
-    PREDICT_BATCH,
-    ModelConfig,
-    TabularNetwork,
-    category_tensor,
-    check_finite,
-    numeric_tensor,
-)
+from ontime.models.inputs import category_tensor, check_finite, numeric_tensor
+from ontime.models.network import PREDICT_BATCH, ModelConfig, Network
 from ontime.models.preprocessing import Encoder
 
 WEIGHTS_FILE, DESCRIPTION_FILE = "weights.safetensors", "model.json"
-FORMAT = 4  # 4: the encoder's buffers have other names than in format 3
+FORMAT = 5  # 5: the network reads sequences
 MAX_DESCRIPTION_BYTES = 8_000_000
 MAX_HEADER_BYTES = 8_000_000  # of the weights: names, shapes, and the vocabularies
 
@@ -47,7 +41,7 @@ class TrainedModel:
     `metadata` holds JSON values: trained_through (ISO time), threshold, scores, config.
     """
 
-    network: TabularNetwork
+    network: Network
     spec: FeatureSpec
     vocabularies: dict[str, list[str]]
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -63,6 +57,16 @@ class TrainedModel:
             ModelError: if an input's column is absent or a number is infinite.
         """
         return self._member_probabilities(*self.tensors(frame))
+
+    def attention(self, frame: pd.DataFrame) -> dict[str, np.ndarray]:
+        """Sequence -> mean attention of its queries to each event, float64 [n, events].
+
+        It is 0 for absent events; what is missing to a sum of 1 went to no event.
+        """
+        numeric, categories = self.tensors(frame)
+        with torch.inference_mode():
+            weights = self.network.attention_weights(numeric, categories)
+        return {name: each.double().mean(dim=1)[:, :-1].numpy() for name, each in weights.items()}
 
     def predict_arrays(
         self, numeric: np.ndarray, categories: Mapping[str, Sequence[object]]
@@ -142,12 +146,12 @@ class TrainedModel:
         description = _read_description(directory / DESCRIPTION_FILE)
         groups = {name: tuple(columns) for name, columns in description["groups"].items()}
         numeric, categorical = description["numeric"], description["categorical"]
-        spec = FeatureSpec(tuple(numeric), tuple(categorical), groups)
+        spec = FeatureSpec(tuple(numeric), tuple(categorical), groups, description["sequences"])
         vocabularies = {name: description["vocabularies"].get(name, []) for name in categorical}
         sizes = [len(vocabularies[name]) for name in categorical]
         config = ModelConfig(**description["network"])
         with torch.device("meta"):  # no memory before the shapes are compared
-            network = TabularNetwork(config, Encoder(len(numeric)), sizes)
+            network = Network(config, Encoder(len(numeric)), sizes, spec.shapes)
         path = directory / WEIGHTS_FILE
         _check_header(path, network.state_dict())
         weights = _read_weights(path, description["weights_sha256"], _inputs(spec, vocabularies))
@@ -161,7 +165,9 @@ def _load_pyfunc(path: str) -> TrainedModel:
 
 
 def _inputs(spec: FeatureSpec, vocabularies: Mapping[str, list[str]]) -> str:
-    return json.dumps([spec.numeric, [(name, vocabularies[name]) for name in spec.categorical]])
+    return json.dumps(
+        [spec.numeric, spec.sequences, [(name, vocabularies[name]) for name in spec.categorical]]
+    )
 
 
 def _sha256(path: Path) -> str:

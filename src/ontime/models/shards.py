@@ -33,12 +33,13 @@ from torch import Tensor
 
 from ontime.features.spec import FeatureSpec
 from ontime.models.distributed import broadcast_from_rank0, rank_and_size
-from ontime.models.preprocessing import Encoder
+from ontime.models.dropout import FeatureGroupDropout, unit_dropout
+from ontime.models.preprocessing import Encoder, encoder_inputs
 from ontime.models.serialization import TrainedModel
 from ontime.models.trainer import (
     Batch,
     EpochRecord,
-    FeatureGroupDropout,
+    Step,
     TrainConfig,
     TrainingError,
     assemble,
@@ -93,20 +94,25 @@ def build_model(folder: Path, spec: FeatureSpec, config: TrainConfig) -> Trained
     """A network with random weights, and the encoder and vocabularies of all shards."""
     paths = {group.path for group in row_groups(folder, [*spec.numeric, *spec.categorical])}
     levels = np.linspace(0, 1, QUANTILES)
-    numeric = np.full((QUANTILES, len(spec.numeric)), np.nan, dtype=np.float32)
+    inputs, index = encoder_inputs(spec)
+    numeric = np.full((QUANTILES, len(inputs)), np.nan, dtype=np.float32)
     vocabularies = {}
     with duckdb.connect() as db:
-        shards = db.read_parquet([str(path) for path in sorted(paths)], hive_partitioning=False)
-        for j, name in enumerate(spec.numeric):
-            column = shards.filter(f'isfinite("{name}")').project(f'"{name}"').fetchnumpy()
-            known = np.sort(column[name])  # DuckDB takes a second per column for so many quantiles
+        shards = db.read_parquet(
+            [str(path) for path in sorted(paths)], hive_partitioning=False, file_row_number=True
+        )
+        for j, names in enumerate(inputs):
+            columns = ", ".join(f'"{name}"' for name in names)
+            value = f"[{columns}][file_row_number % {len(names)} + 1]"
+            column = shards.project(f"{value} AS value").filter("isfinite(value)").fetchnumpy()
+            known = np.sort(column["value"])  # DuckDB takes a second for so many quantiles
             if len(known):
                 places = np.ceil(levels * len(known)).astype(int) - 1
                 numeric[:, j] = known[places.clip(0)]
         for name in spec.categorical:
             values = shards.project(f'"{name}"::VARCHAR').distinct().fetchall()
             vocabularies[name] = sorted(value for (value,) in values if value is not None)
-    return assemble(Encoder.fit(numeric), vocabularies, spec, config)
+    return assemble(Encoder.fit(numeric).repeated(index), vocabularies, spec, config)
 
 
 def train_epochs(model: TrainedModel, folder: Path, config: TrainConfig) -> Iterator[EpochRecord]:
@@ -131,11 +137,11 @@ def train_epochs(model: TrainedModel, folder: Path, config: TrainConfig) -> Iter
     generator = torch.Generator(device).manual_seed(config.seed + rank)
     drop_groups = FeatureGroupDropout(model.spec, config.group_dropout, generator)
 
-    def batches(own: list[RowGroup], n_batches: int) -> Iterator[Batch]:
+    def batches(own: list[RowGroup], n_batches: int) -> Iterator[Step]:
         shuffled = shuffled_batches(model, own, targets, share, generator)
         for x, c, y in islice(shuffled, n_batches):
             drop_groups(x, c)
-            yield x, c, y
+            yield x, c, y, unit_dropout(model.network, share, config.dropout, generator)
 
     parts = zip(epochs, steps, strict=True)
     shares = (batches(assigned[rank], n) for assigned, n in parts)

@@ -2,8 +2,8 @@
 
     model, history = fit(train, targets, FEATURE_SPEC, TrainConfig(), device="auto")
 
-- Targets: probabilities (soft targets, `ontime.models.distillation`). They are free of label noise,
-  so there is no dropout of units and no early stopping.
+- Targets: probabilities (soft targets, `ontime.models.distillation`). They have little label noise,
+  so there is no early stopping.
 - Batches: rows are encoded once and kept on the device; a batch is an `index_select`. One code for
   CPU and CUDA, no DataLoader.
 - bf16 autocast: only where the hardware multiplies bf16 natively; elsewhere it is slower.
@@ -28,18 +28,15 @@ from torch import Tensor
 
 from ontime.features.spec import FeatureSpec
 from ontime.models.distributed import average, average_gradients, rank_and_size
+from ontime.models.dropout import FeatureGroupDropout, unit_dropout
 from ontime.models.hyperparameters import HYPERPARAMETERS
-from ontime.models.network import (
-    PREDICT_BATCH,
-    ModelConfig,
-    TabularNetwork,
-    build_vocabularies,
-    numeric_tensor,
-)
-from ontime.models.preprocessing import Encoder
+from ontime.models.inputs import build_vocabularies, numeric_tensor
+from ontime.models.network import PREDICT_BATCH, ModelConfig, Network
+from ontime.models.preprocessing import Encoder, fit_encoder
 from ontime.models.serialization import TrainedModel
 
 Batch = tuple[Tensor, Tensor, Tensor]  # encoded [n, 3 f], categories [n, c], targets [n, k]
+Step = tuple[Tensor, Tensor, Tensor, list[Tensor]]  # a batch, and the factors of `unit_dropout`
 
 
 class TrainingError(ValueError):
@@ -56,16 +53,21 @@ class TrainConfig:
     learning_rate: float = HYPERPARAMETERS["training"]["learning_rate"]  # at the end of the warm-up
     warm_up: float = 0.1  # share of the steps
     weight_decay: float = HYPERPARAMETERS["training"]["weight_decay"]
+    label_weight: float = HYPERPARAMETERS["training"]["label_weight"]  # in the soft targets
     # Probability with which a row loses a group of numeric inputs, or a categorical input.
     group_dropout: float = HYPERPARAMETERS["training"]["group_dropout"]
+    dropout: float = HYPERPARAMETERS["training"]["dropout"]  # of the units of each hidden layer
     network: ModelConfig = field(default_factory=ModelConfig)
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 1 or not 0 <= self.group_dropout < 1:
+        shares = (self.group_dropout, self.dropout)
+        if self.epochs < 1 or self.batch_size < 1 or not all(0 <= share < 1 for share in shares):
             raise TrainingError(
-                "epochs and batch_size must be at least 1, group_dropout in [0, 1); they are "
-                f"{self.epochs}, {self.batch_size}, {self.group_dropout}"
+                "epochs and batch_size must be at least 1, group_dropout and dropout in [0, 1); "
+                f"they are {self.epochs}, {self.batch_size}, {self.group_dropout}, {self.dropout}"
             )
+        if not 0 <= self.label_weight <= 1:
+            raise TrainingError(f"label_weight must be from 0 to 1, not {self.label_weight}")
 
 
 @dataclass(frozen=True)
@@ -135,12 +137,13 @@ def train_epochs(
     drop_groups = FeatureGroupDropout(model.spec, config.group_dropout, generator)
     n_batches = n // size
 
-    def batches() -> Iterator[Batch]:
+    def batches() -> Iterator[Step]:
         order = torch.randperm(n, generator=generator, device=device)[: n_batches * size]
         for index in order.split(size):
             x, c, y = (t.index_select(0, index) for t in (encoded, categories, soft_targets))
             drop_groups(x, c)
-            yield x[share], c[share], y[share]
+            factors = unit_dropout(network, size, config.dropout, generator)
+            yield x[share], c[share], y[share], [each[share] for each in factors]
 
     epochs = (batches() for _ in range(config.epochs))
     return run_epochs(model, config, epochs, n_batches * config.epochs, size)
@@ -149,7 +152,7 @@ def train_epochs(
 def run_epochs(
     model: TrainedModel,
     config: TrainConfig,
-    epochs: Iterable[Iterable[Batch]],
+    epochs: Iterable[Iterable[Step]],
     n_steps: int,
     batch_size: int,
 ) -> Iterator[EpochRecord]:
@@ -173,9 +176,9 @@ def run_epochs(
     for epoch, batches in enumerate(epochs, 1):
         started, n_batches = time.perf_counter(), 0
         total_loss = torch.zeros((), device=device)
-        for x, c, y in batches:
+        for x, c, y, unit_factors in batches:
             with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16):
-                logits = network.logits(x, c)
+                logits = network.logits(x, c, unit_factors)
             loss = F.binary_cross_entropy_with_logits(logits.float(), y)
             loss.backward()
             if several:
@@ -201,33 +204,9 @@ def check_divisible(batch_size: int, n_processes: int) -> None:
         )
 
 
-class FeatureGroupDropout:
-    """Sets groups of numeric inputs to missing and categories to unknown, at random per row."""
-
-    def __init__(self, spec: FeatureSpec, p: float, generator: torch.Generator) -> None:
-        self.p, self.generator = p, generator
-        groups = [[name in group for name in spec.numeric] for group in spec.groups.values()]
-        membership = torch.tensor(groups, dtype=torch.float32).reshape(-1, len(spec.numeric))
-        self.membership = membership.to(generator.device)  # [groups, f]
-
-    def __call__(self, encoded: Tensor, categories: Tensor) -> None:
-        """Change encoded [n, 3 f] and categories [n, c] in place."""
-        if self.p == 0:
-            return
-        n_groups, f = self.membership.shape
-        shape = (len(encoded), n_groups + categories.shape[1])
-        random = torch.rand(shape, generator=self.generator, device=self.generator.device)
-        dropped = random < self.p
-        missing = dropped[:, :n_groups].float() @ self.membership > 0  # [n, f]
-        transforms = encoded.view(len(encoded), -1, f)  # the last one is the missing indicator
-        transforms[:, :-1].masked_fill_(missing[:, None], 0.0)
-        transforms[:, -1].masked_fill_(missing, 1.0)
-        categories *= ~dropped[:, n_groups:]
-
-
 def build_model(train: pd.DataFrame, spec: FeatureSpec, config: TrainConfig) -> TrainedModel:
     """A network with random weights, and the encoder and vocabularies of the training rows."""
-    encoder = Encoder.fit(numeric_tensor(train, spec).numpy())
+    encoder = fit_encoder(numeric_tensor(train, spec).numpy(), spec)
     return assemble(encoder, build_vocabularies(train, spec), spec, config)
 
 
@@ -238,7 +217,7 @@ def assemble(
     sizes = [len(vocabularies[name]) for name in spec.categorical]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        network = TabularNetwork(config.network, encoder, sizes)
+        network = Network(config.network, encoder, sizes, spec.shapes)
     return TrainedModel(network, spec, vocabularies, {"config": asdict(config)})
 
 

@@ -29,6 +29,8 @@ GROUP_NAMES = {
     "aircraft_leg": "Where the aircraft is",
     "aircraft": "Type and age of the aircraft",
     "request": "Schedule: hour, weekday, length",
+    "dest_events": "The last flights to the destination",
+    "flight_events": "The last flights of this number",
     "carrier": "The airline",
     "origin": "The airport of departure",
     "dest": "The destination",

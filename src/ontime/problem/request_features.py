@@ -8,23 +8,42 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from ontime.features.spec import event_names
 from ontime.problem.airports import local_departure
 
+# The last events of two sequences: how many, and the inputs of each. The first is missing if there
+# is no such event.
+EVENTS = {"dest_events": 8, "flight_events": 10}
+EVENT_INPUTS = (
+    "age_h",  # since its scheduled departure
+    "dep_delay_min",  # of a flight that has not departed: minutes overdue
+    "is_departed",
+    "arr_delay_min",  # missing if it has not landed, or never will
+    "is_late",  # missing if its outcome is not known
+    "block_min",
+    "day_sin",  # of the difference in time of day between the two scheduled departures
+    "day_cos",
+)
 # Group -> features. The slack is known only with the aircraft's last leg, so it is missing with it.
 REQUEST_FEATURES = {
     "request": ("departure_local_hour", "departure_weekday", "block_min", "lead_min"),
     "aircraft_leg": ("aircraft_slack_min", "aircraft_tight_slack_min"),
+    **{name: event_names(name, n, EVENT_INPUTS) for name, n in EVENTS.items()},
 }
 UNKNOWN_AIRCRAFT = ""  # Feast rejects None as a key; no stored row has this one
 MINUTE = np.timedelta64(1, "m")
+MINUTES_PER_DAY = 1440
 
 
 def request_features(columns: Mapping[str, np.ndarray], as_of: np.ndarray) -> dict[str, np.ndarray]:
     """The features named in `REQUEST_FEATURES`, float32 [n]; NaN where the aircraft is unknown.
 
+    The inputs of a sequence are one array, [n, events, inputs of an event], by the view's name.
+
     Args:
         columns: origin, scheduled_departure, scheduled_arrival and the helper column
-            aircraft_earliest_return_epoch_min, [n] each.
+            aircraft_earliest_return_epoch_min, [n] each; and each view of sequences, float64
+            [n, events, columns of an event].
         as_of: the prediction time of each request, [n].
     """
     departure, arrival = columns["scheduled_departure"], columns["scheduled_arrival"]
@@ -43,7 +62,39 @@ def request_features(columns: Mapping[str, np.ndarray], as_of: np.ndarray) -> di
         # The same over the span in which minutes matter.
         "aircraft_tight_slack_min": np.clip(slack, -90, 150),
     }
+    as_of_min = (as_of - np.datetime64(0, "us")) / MINUTE
+    for name in EVENTS:
+        features[name] = event_inputs(columns[name], epoch_min, as_of_min)
     return {name: values.astype(np.float32) for name, values in features.items()}
+
+
+def event_inputs(
+    events: np.ndarray, departure_min: np.ndarray, as_of_min: np.ndarray
+) -> np.ndarray:
+    """The `EVENT_INPUTS` of each event, [n, k, 8].
+
+    Args:
+        events: the columns of `ontime.problem.views.EVENT_COLUMNS`, [n, k, 5].
+        departure_min: scheduled departure of each request, epoch minutes [n].
+        as_of_min: prediction time of each request, epoch minutes [n].
+    """
+    scheduled, dep_delay, arr_delay, is_late, block = np.moveaxis(events, 2, 0)
+    age = as_of_min[:, None] - scheduled
+    is_departed = np.where(np.isnan(scheduled), np.nan, ~np.isnan(dep_delay))
+    # A cancelled flight has no delay; before the cancellation is known it is overdue.
+    overdue = np.where(np.isnan(is_late), age, np.nan)
+    angle = (scheduled - departure_min[:, None]) * (2 * np.pi / MINUTES_PER_DAY)
+    inputs = [
+        age / 60,
+        np.where(np.isnan(dep_delay), overdue, dep_delay),
+        is_departed,
+        arr_delay,
+        is_late,
+        block,
+        np.sin(angle),
+        np.cos(angle),
+    ]
+    return np.stack(inputs, axis=2)
 
 
 def entity_key_columns(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

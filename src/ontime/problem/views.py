@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ontime.features.spec import Range, View, entity_keys, feature_spec
 from ontime.problem.definition import LATE_MIN
-from ontime.problem.request_features import REQUEST_FEATURES
+from ontime.problem.request_features import EVENTS, REQUEST_FEATURES
 
 DAILY_TICK_HOUR = 8  # UTC: rates are updated in the middle of the local night
 SQL_FOLDER = Path(__file__).with_name("sql")
@@ -28,8 +28,13 @@ SQL_MACROS = (
     "{'relation': 'carrier_origin', 'key': carrier || ' ' || origin, 'n_last': 12},"
     "{'relation': 'dest', 'key': dest, 'n_last': 8},"
     "{'relation': 'carrier_dest', 'key': carrier || ' ' || dest, 'n_last': 6}]",
+    # Whose last flights are kept one by one, and how many of them (see recent_flights).
+    "CREATE MACRO recent_flights_of(carrier, flight, dest) AS ["
+    f"{{'relation': 'dest', 'key': dest, 'n_last': {EVENTS['dest_events']}}},"
+    "{'relation': 'flight', 'key': carrier || ' ' || flight, "
+    f"'n_last': {EVENTS['flight_events']}}}]",
 )
-INTERMEDIATE_TABLES = ("flight_hours", "outcome_days", "last_flights")
+INTERMEDIATE_TABLES = ("flight_hours", "outcome_days", "last_flights", "recent_flights")
 
 ORIGIN = {"origin": "string"}
 DEST = {"dest": "string"}
@@ -44,9 +49,21 @@ DELAY: Range = (-120, 2000)  # minutes; the year's extremes are -86 and 1301
 MINUTES: Range = (0, 2000)
 LOG_DELAY: Range = (-3, 6)  # of -120 and 2000 minutes: -2.6 and 5.3
 SPREAD: Range = (0, 4)  # of log delays, half of their range
+EPOCH_MINUTES: Range = (0, inf)
 # One period until the next row, and one for the flow that writes it; docs/security.md lists them.
 HOURLY_TTL = timedelta(hours=2)
 DAILY_TTL = timedelta(days=2)
+
+# The columns of an event; see `ontime.problem.request_features.event_inputs`.
+EVENT_COLUMNS = {
+    "scheduled_epoch_min": EPOCH_MINUTES,
+    "dep_delay_min": DELAY,
+    "arr_delay_min": DELAY,
+    "is_late": SHARE,
+    "block_min": MINUTES,
+}
+# An event stays what it was; after a month the sequence is history.
+EVENTS_TTL = timedelta(days=30)
 
 VIEWS = (
     View(
@@ -199,6 +216,22 @@ VIEWS = (
         {"aircraft_n_seats": (1, 1000), "aircraft_age_years": (0, 100)},
         nullable_columns=("aircraft_age_years",),
         optional=True,
+    ),
+    View.of_events(
+        "dest_events",
+        DEST,
+        EVENTS_TTL,
+        EVENTS["dest_events"],
+        EVENT_COLUMNS,
+        helper_columns=("scheduled_epoch_min",),
+    ),
+    View.of_events(
+        "flight_events",
+        CARRIER | FLIGHT,
+        EVENTS_TTL,
+        EVENTS["flight_events"],
+        EVENT_COLUMNS,
+        helper_columns=("scheduled_epoch_min",),
     ),
 )
 

@@ -28,9 +28,13 @@ from tests.unit.serving.page_fakes import small_model
 def model() -> TrainedModel:
     """It ignores the first input."""
     model = small_model()
-    n = len(FEATURE_SPEC.numeric)
+    n = len(FEATURE_SPEC.tabular)
+    readers = [model.network.hidden[0]]
+    if model.network.sequences:
+        readers.append(model.network.queries)
     with torch.no_grad():
-        next(model.network.hidden.parameters())[:, [0, n, 2 * n]] = 0
+        for layer in readers:
+            next(layer.parameters())[:, [0, n, 2 * n]] = 0
     return model
 
 
@@ -44,8 +48,8 @@ def test_only_an_input_that_the_model_ignores_has_no_benefit(
 ) -> None:
     found = {row["feature"]: row for row in feature_benefits(model, rows)}
     assert list(found) == sorted(found, key=lambda name: -found[name]["difference"])
-    assert found.keys() == {*FEATURE_SPEC.numeric}
-    ignored = found[FEATURE_SPEC.numeric[0]]
+    assert found.keys() == {*FEATURE_SPEC.tabular}
+    ignored = found[FEATURE_SPEC.tabular[0]]
     assert (ignored["difference"], ignored["low"], ignored["high"]) == (0, 0, 0)
     assert sum(row["difference"] != 0 for row in found.values()) > len(found) / 2
 

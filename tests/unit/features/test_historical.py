@@ -45,7 +45,8 @@ def test_every_feature_is_float32_and_varies(examples: pd.DataFrame) -> None:
     features = examples[list(FEATURE_SPEC.numeric)]
     assert set(features.dtypes.astype(str)) == {"float32"}
     known = features.notna().mean()
-    assert known.min() > 0.5, known.nsmallest(3)
+    assert known[list(FEATURE_SPEC.tabular)].min() > 0.5, known.nsmallest(3)
+    assert known.min() > 0.2, known.nsmallest(3)  # the outcome of the newest event is seldom known
     assert (features.nunique() > 1).all()
 
 
@@ -129,7 +130,7 @@ def test_a_view_that_matches_no_example_is_refused_unless_it_is_optional(
     """As with rows of another year, or keys of another form: every value is missing."""
     monkeypatch.setattr(historical, "VIEWS", [replace(each, optional=False) for each in VIEWS])
     check_views(examples)
-    unmatched = examples.assign(**dict.fromkeys(view.inputs, np.nan))
+    unmatched = examples.assign(**dict.fromkeys(FEATURE_SPEC.groups[view.name], np.nan))
 
     with pytest.raises(EmptyView, match=f"{view.name} has none in {len(examples):,} examples"):
         check_views(unmatched)

@@ -39,7 +39,13 @@ from tests.conftest import Dataset, read_online, write_online
 REPO = ROOT / "feature_repo"
 AS_OF = parse_utc(EXAMPLE_AS_OF)
 BY_NAME = {view.name: view for view in VIEWS}
-STORED = {name for view in VIEWS for name in FEATURE_SPEC.groups[view.name]}  # also computed ones
+FEATURES = {name for view in VIEWS for name in FEATURE_SPEC.groups[view.name]}  # also computed ones
+# As a read names them: a sequence has one name.
+STORED = {
+    name
+    for view in VIEWS
+    for name in ([view.name] if view.events else FEATURE_SPEC.groups[view.name])
+}
 WIDE = next(view for view in VIEWS if len(view.inputs) > 1)
 
 each_view = pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.name)
@@ -147,8 +153,8 @@ def row(
 
 
 def group(view: View) -> set[str]:
-    """The features of a view, also those that are computed from its columns."""
-    return set(FEATURE_SPEC.groups[view.name])
+    """The features of a view as a read names them, also those computed from its columns."""
+    return {view.name} if view.events else set(FEATURE_SPEC.groups[view.name])
 
 
 def only(names: list[list[str]]) -> set[str]:
@@ -163,7 +169,7 @@ def test_without_rows_every_stored_feature_is_missing(read: Callable[..., Online
     assert only(found.missing) == STORED
     assert found.stale == found.not_yet_known == [[]]
     assert found.age_seconds == {}
-    assert found.frame[[*STORED]].isna().all(axis=None)
+    assert found.frame[[*FEATURES]].isna().all(axis=None)
     # Features of the request alone are known.
     of_request = [
         name
@@ -255,7 +261,7 @@ def test_a_row_that_became_known_later_is_not_read(
     assert (early.stale, early.age_seconds) == ([[]], {})
     assert only(early.not_yet_known) == group(view)
     assert only(early.missing) == STORED - group(view)
-    assert early.frame[[*group(view)]].isna().all(axis=None)
+    assert early.frame[[*FEATURE_SPEC.groups[view.name]]].isna().all(axis=None)
     assert only(read(timedelta(seconds=1)).missing) == STORED - group(view)
 
 

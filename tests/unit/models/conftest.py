@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from ontime.models import distillation
-from ontime.models.network import ModelConfig, TabularNetwork, build_vocabularies, numeric_tensor
+from ontime.models.inputs import build_vocabularies, numeric_tensor
+from ontime.models.network import ModelConfig, Network
 from ontime.models.preprocessing import Encoder
 from ontime.models.serialization import TrainedModel
 from tests.unit.models.synthetic import SPEC, synthetic_day, synthetic_rows
@@ -23,7 +24,7 @@ def model() -> TrainedModel:
     vocabularies = build_vocabularies(frame, SPEC)
     encoder = Encoder.fit(numeric_tensor(frame, SPEC).numpy())
     torch.manual_seed(0)
-    network = TabularNetwork(ModelConfig(hidden=16, members=3), encoder, [3, 3])
+    network = Network(ModelConfig(hidden=16, members=3), encoder, [3, 3])
     metadata = {"trained_through": "2001-05-01T00:00:00+00:00", "threshold": 0.3}
     return TrainedModel(network.eval(), SPEC, vocabularies, metadata)
 

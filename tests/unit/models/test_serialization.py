@@ -86,8 +86,8 @@ def test_an_absent_file_is_named(saved: Path, name: str) -> None:
 
 
 def test_an_older_format_is_an_error_that_says_what_to_do(saved: Path) -> None:
-    edit(saved, format=3)
-    with pytest.raises(ModelError, match="has format 3, this code reads format 4: train the model"):
+    edit(saved, format=4)
+    with pytest.raises(ModelError, match="has format 4, this code reads format 5: train the model"):
         TrainedModel.load(saved)
 
 
@@ -172,7 +172,7 @@ def test_weights_that_are_not_finite_do_not_load(model: TrainedModel, saved: Pat
     path = saved / "weights.safetensors"
     weights = load_file(path)
     weights["output.bias"][0] = float("nan")
-    inputs = json.dumps([SPEC.numeric, list(model.vocabularies.items())])
+    inputs = json.dumps([SPEC.numeric, SPEC.sequences, list(model.vocabularies.items())])
     save_file(weights, path, metadata={"inputs": inputs})
     edit(saved, weights_sha256=hashlib.sha256(path.read_bytes()).hexdigest())
     with pytest.raises(ModelError, match=r"output\.bias holds NaN"):

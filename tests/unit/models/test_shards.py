@@ -10,7 +10,7 @@ import torch
 
 from ontime.evaluation.metrics import log_losses
 from ontime.models import shards
-from ontime.models.network import numeric_tensor
+from ontime.models.inputs import numeric_tensor
 from ontime.models.shards import assign, build_model, fit_shards, row_groups, write_shard
 from ontime.models.trainer import TrainingError
 from ontime.models.trainer import build_model as build_model_in_memory

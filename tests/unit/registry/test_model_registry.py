@@ -10,7 +10,7 @@ import torch
 
 from ontime.errors import ModelError
 from ontime.features.spec import FeatureSpec
-from ontime.models.network import ModelConfig, TabularNetwork
+from ontime.models.network import ModelConfig, Network
 from ontime.models.preprocessing import Encoder
 from ontime.models.serialization import WEIGHTS_FILE, TrainedModel
 from ontime.registry import model_registry as registry
@@ -24,7 +24,7 @@ ROWS = pd.DataFrame(NUMBERS, columns=list(SPEC.numeric)).assign(kind="b")
 
 def random_model(seed: int) -> TrainedModel:
     torch.manual_seed(seed)
-    network = TabularNetwork(ModelConfig(hidden=8, members=2), Encoder.fit(NUMBERS), [2])
+    network = Network(ModelConfig(hidden=8, members=2), Encoder.fit(NUMBERS), [2])
     return TrainedModel(network, SPEC, {"kind": ["a", "b"]}, {"threshold": 0.3})
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ontime.data.timestamps import parse_utc
-from ontime.models.network import ModelConfig, TabularNetwork
+from ontime.models.network import ModelConfig, Network
 from ontime.models.preprocessing import Encoder
 from ontime.models.serialization import TrainedModel
 from ontime.problem import (
@@ -53,9 +53,8 @@ def small_model() -> TrainedModel:
     torch.manual_seed(0)
     spec = FEATURE_SPEC
     rows = np.random.default_rng(0).normal(0, 50, (200, len(spec.numeric)))
-    network = TabularNetwork(
-        ModelConfig(hidden=8), Encoder.fit(rows), [1] * len(spec.categorical)
-    ).eval()
+    sizes = [1] * len(spec.categorical)
+    network = Network(ModelConfig(hidden=8), Encoder.fit(rows), sizes, spec.shapes).eval()
     with torch.no_grad():
         for weights in network.parameters():
             weights.mul_(3)  # one feature then changes the probability by several points

@@ -8,7 +8,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from ontime.features.spec import FeatureSpec
-from ontime.models.network import ModelConfig, TabularNetwork
+from ontime.models.network import ModelConfig, Network
 from ontime.models.preprocessing import Encoder
 from ontime.models.serialization import TrainedModel
 from serving.adapters import load_trained_model
@@ -35,7 +35,7 @@ def test_on_an_empty_folder_the_api_runs_and_says_what_to_do(tmp_path: Path) -> 
 def test_a_trained_network_predicts_the_same_after_download_and_load(tmp_path: Path) -> None:
     spec = FeatureSpec(("signal", "slack"), ("category",))
     numbers = np.random.default_rng(0).random((50, 2), dtype=np.float32)
-    network = TabularNetwork(ModelConfig(hidden=8, members=2), Encoder.fit(numbers), [2])
+    network = Network(ModelConfig(hidden=8, members=2), Encoder.fit(numbers), [2])
     model = TrainedModel(network, spec, {"category": ["a", "b"]}, {"threshold": 0.3})
     rows = pd.DataFrame(numbers, columns=list(spec.numeric)).assign(category="b")
 

@@ -14,7 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.testclient import TestClient
 
 from ontime.features.spec import FeatureSpec
-from ontime.models.network import ModelConfig, TabularNetwork
+from ontime.models.network import ModelConfig, Network
 from ontime.models.preprocessing import Encoder
 from ontime.models.serialization import TrainedModel
 from ontime.problem import EXAMPLE_AS_OF, EXAMPLE_INSTANCE, FEATURE_SPEC, QUESTION
@@ -112,7 +112,7 @@ def test_contributions_add_up_to_the_predicted_probability(
     torch.manual_seed(0)
     categorical = FEATURE_SPEC.categorical
     model = TrainedModel(
-        TabularNetwork(
+        Network(
             ModelConfig(hidden=8), Encoder.fit(np.array([[-1.0], [1.0]])), [1] * len(categorical)
         ).eval(),
         FeatureSpec(("signal",), categorical, {"a_group": ("signal",)}),
