@@ -43,8 +43,8 @@ function makeModel(exported) {
   const relu = (x) => x.map((v) => Math.max(v, 0));
   const dot = (a, b) => a.reduce((sum, v, i) => sum + v * b[i], 0);
 
-  // What the events of one sequence say to a query: softmax attention, with a slot for no event.
-  function answer(query, vectors, none) {
+  // The context vector of a query: softmax attention to the events, with a slot for no event.
+  function context(query, vectors, none) {
     const slots = [...vectors.map((v) => ({ key: v, value: v })), none];
     const scores = slots.map(({ key }) => dot(query, key) / Math.sqrt(query.length));
     const highest = Math.max(...scores);
@@ -53,11 +53,11 @@ function makeModel(exported) {
     return query.map((_, k) => slots.reduce((sum, { value }, i) => sum + (weights[i] / total) * value[k], 0));
   }
 
-  // The answers of all sequences, in the order of the queries, from the encoded numbers [3 f].
+  // The context vectors of all sequences, in the order of the queries, from the encoded numbers [3 f].
   function attend(row, x) {
     const size = exported.event_width;
     const asked = queries ? linear(queries, row) : [];
-    const answers = [];
+    const contexts = [];
     let start = tabular;
     sequences.forEach(({ events, width, event, residual, none }, s) => {
       const vectors = [];
@@ -70,11 +70,11 @@ function makeModel(exported) {
       }
       for (let q = 0; q < exported.n_queries; q++) {
         const first = (s * exported.n_queries + q) * size;
-        answers.push(...answer(asked.slice(first, first + size), vectors, none));
+        contexts.push(...context(asked.slice(first, first + size), vectors, none));
       }
       start += events * width;
     });
-    return answers;
+    return contexts;
   }
 
   // The probability of each output head, from numbers (null: missing) and categories.

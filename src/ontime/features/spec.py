@@ -6,6 +6,7 @@ Plain dataclasses; importing this module loads neither torch nor Feast.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -146,12 +147,12 @@ class FeatureSpec:
                     f"{len(self.groups[group])} inputs for {events} events"
                 )
 
-    @property
+    @cached_property
     def shapes(self) -> dict[str, tuple[int, int]]:
         """Sequence -> its number of events, and of the inputs of an event."""
         return {name: (k, len(self.groups[name]) // k) for name, k in self.sequences.items()}
 
-    @property
+    @cached_property
     def tabular(self) -> tuple[str, ...]:
         """The numeric inputs that are in no sequence."""
         return self.numeric[: len(self.numeric) - sum(k * w for k, w in self.shapes.values())]

@@ -4,7 +4,7 @@
     categories ──▶ embeddings ─┘      │ queries       │
                          └─ events ──▶ attention ─────┘
 
-- Sequences: the row asks its last events, and reads the answer (`EventAttention`).
+- Sequences: queries computed from the rest of the row attend to its last events (`EventAttention`).
 - Output heads: one per teacher (`ontime.models.distillation`), on shared layers. The prediction is
   their mean, the uncertainty their standard deviation.
 - Missing inputs: NaN and unknown categories have encodings of their own, which training uses by
@@ -42,11 +42,11 @@ class ModelConfig:
 
 
 class EventAttention(nn.Module):
-    """What the last events say to the queries of a row: softmax attention (Vaswani et al., 2017).
+    """Scaled dot-product attention of a row's queries to its last events (Vaswani et al., 2017).
 
-    An event's key and value are the same vector, of a linear and a residual layer (He et al.,
-    2016). One slot more, with a key and a value of its own, takes the attention that no event
-    deserves, and all of it where every event is absent.
+    An event's key and value are one vector, computed by a linear and a residual layer (He et al.,
+    2016). There is one slot more, with a learnt key and value, for attention to no event; it gets
+    all of it where every event is absent.
     """
 
     def __init__(self, n_inputs: int, width: int) -> None:
@@ -57,7 +57,7 @@ class EventAttention(nn.Module):
         self.no_event_value = nn.Parameter(torch.zeros(width))
 
     def forward(self, events: Tensor, absent: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """The answers [n, q, d], and the attention to each event and to none [n, q, e + 1].
+        """The context vectors [n, q, d], and the attention to each event and to none [n, q, e + 1].
 
         Args:
             events: encoded inputs [n, e, 3 w].
@@ -99,16 +99,16 @@ class Network(nn.Module):
         )
         self.n_tabular = len(encoder.median) - sum(e * w for e, w in self.sequences.values())
         n_row = TRANSFORMS_PER_FEATURE * self.n_tabular + config.embedding * len(category_sizes)
-        n_answers = config.queries * config.event_width * len(self.sequences)
+        n_context = config.queries * config.event_width * len(self.sequences)
         if self.sequences:
-            self.queries = nn.Linear(n_row, n_answers)
+            self.queries = nn.Linear(n_row, n_context)
         self.attention = nn.ModuleDict(
             {
                 name: EventAttention(TRANSFORMS_PER_FEATURE * w, config.event_width)
                 for name, (_, w) in self.sequences.items()
             }
         )
-        sizes = [n_row + n_answers] + [config.hidden] * config.layers
+        sizes = [n_row + n_context] + [config.hidden] * config.layers
         self.hidden = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(sizes))
         self.output = nn.Linear(sizes[-1], config.members)
 
@@ -128,8 +128,8 @@ class Network(nn.Module):
             unit_factors: of dropout, for the units of each hidden layer, [n, hidden] each.
         """
         row = self._row(encoded, categories)
-        answers = [each.flatten(1) for each, _ in self._answers(row, encoded).values()]
-        x = torch.cat([row, *(each.to(row.dtype) for each in answers)], dim=1)
+        contexts = [each.flatten(1) for each, _ in self._attend(row, encoded).values()]
+        x = torch.cat([row, *(each.to(row.dtype) for each in contexts)], dim=1)
         for i, layer in enumerate(self.hidden):
             x = layer(x).relu_()
             if unit_factors:
@@ -140,8 +140,8 @@ class Network(nn.Module):
     def attention_weights(self, numeric: Tensor, categories: Tensor) -> dict[str, Tensor]:
         """Sequence -> attention of each query to each event, then to no event, [n, q, e + 1]."""
         encoded = self.encoder(numeric)
-        answers = self._answers(self._row(encoded, categories), encoded)
-        return {name: attention for name, (_, attention) in answers.items()}
+        attended = self._attend(self._row(encoded, categories), encoded)
+        return {name: attention for name, (_, attention) in attended.items()}
 
     def _row(self, encoded: Tensor, categories: Tensor) -> Tensor:
         """The encoded row without its sequences."""
@@ -150,21 +150,21 @@ class Network(nn.Module):
         tabular = transforms[:, :, : self.n_tabular].flatten(1)
         return torch.cat([tabular, *(part.to(encoded.dtype) for part in embedded)], dim=1)
 
-    def _answers(self, row: Tensor, encoded: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        """Sequence -> what its events say to the row, as `EventAttention` returns it."""
+    def _attend(self, row: Tensor, encoded: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """Sequence -> its context vectors and attention, as `EventAttention` returns them."""
         if not self.sequences:
             return {}
         transforms = encoded.unflatten(1, (TRANSFORMS_PER_FEATURE, -1))
         shape = (len(self.sequences), self.config.queries, self.config.event_width)
         queries = self.queries(row).unflatten(1, shape)
-        answers, start = {}, self.n_tabular
+        attended, start = {}, self.n_tabular
         for i, (name, (e, w)) in enumerate(self.sequences.items()):
             events = transforms[:, :, start : start + e * w].unflatten(2, (e, w))  # [n, 3, e, w]
             absent = events[:, -1, :, 0] > 0  # the first input's missing indicator
             inputs = events.transpose(1, 2).flatten(2)  # [n, e, 3 w]
-            answers[name] = self.attention[name](inputs, absent, queries[:, i])
+            attended[name] = self.attention[name](inputs, absent, queries[:, i])
             start += e * w
-        return answers
+        return attended
 
 
 def _embedding(size: int, dimensions: int) -> nn.Embedding:

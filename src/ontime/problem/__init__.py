@@ -24,7 +24,8 @@ Features (`views`, `request_features`, ``sql/``)
     VIEWS, ENTITY_KEYS, FEATURE_SPEC, SQL_FOLDER, SQL_MACROS, INTERMEDIATE_TABLES
     AGGREGATES              inputs that aggregate the last events, however old; the backtest also
                             fits LightGBM without them
-    request_features(columns, as_of), entity_key_columns(columns)   arrays in, arrays out
+    request_features(columns, as_of), entity_key_columns(columns)   arrays in, arrays out; the
+                            sequences of a view of events too, by the view's name
 API (`api`)
     Instance                pydantic model with instance_id, due_at, check_as_of(as_of),
                             is_trained_for(as_of)
