@@ -96,7 +96,7 @@ def test_every_user_interface_responds(stack: Stack) -> None:
         "GRAFANA": "/api/health",
     }
     statuses = {
-        part: httpx.get(stack.url(part) + page, auth=ADMIN).status_code
+        part: httpx.get(stack.url(part) + page, auth=ADMIN, timeout=60).status_code
         for part, page in pages.items()
     }
     assert statuses == dict.fromkeys(pages, 200)
