@@ -49,7 +49,7 @@ MONITORING_INTERVAL = timedelta(days=7)  # also the period of the drift report
 def collect_signals(
     settings: Settings, now: datetime, with_drift: bool = True
 ) -> MonitoringSnapshot:
-    """Performance and drift of the champion's predictions, sequential tests and checks of all.
+    """Performance of the champion's predictions; drift, sequential tests and checks of all.
 
     All with the outcomes known at ``now``.
 
@@ -70,7 +70,8 @@ def collect_signals(
     evaluated = [row["decided_at"] for row in DecisionLog(log).decisions() if row["result"]]
     last_gate_result = max(evaluated) + SHADOW_PERIOD if evaluated else None
     reference = registry.reference_data(settings, champion)
-    in_interval = own[own.as_of >= now - MONITORING_INTERVAL]
+    # Of whichever version answered: after a weekly promotion the champion has not served yet.
+    in_interval = served[served.as_of >= now - MONITORING_INTERVAL]
     return MonitoringSnapshot(
         now=now,
         champion=champion,

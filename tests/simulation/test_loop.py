@@ -224,8 +224,10 @@ def test_monitoring_decides_to_retrain_with_reasons(system: System) -> None:
     assert all(reason["text"] for reason in decision["reasons"])
     (second,) = (row for row in system.decisions.decisions() if row["decided_at"] == day)
     assert second["evidence"]["champion"] == decision["challenger"], "the gate comes first"
+    assert second["evidence"]["drift"], "of what was served before the champion was promoted"
     names = {path.name for path in system.settings.reports_dir.iterdir()}
     assert {f"monitoring-{system.start:%Y-%m-%d}.json", f"monitoring-{day:%Y-%m-%d}.json"} <= names
+    assert f"drift-{day:%Y-%m-%d}.html" in names
 
 
 def test_the_challenger_was_trained_on_every_outcome_known_at_the_decision(system: System) -> None:
