@@ -55,7 +55,7 @@ def network_against_trees(reports: dict[str, Report]) -> tuple[str, str]:
 
     Without a backtest it is LightGBM with early stopping, on the demo's test split.
     """
-    what = "log-loss, network against LightGBM on the same inputs"
+    what = "log-loss, network against LightGBM with aggregates of the same events"
     if "backtest" not in reports:
         scores = reports["demo"]["models"]
         pair = " against ".join(f"{scores[m]['log_loss']:.4f}" for m in ("network", "lightgbm"))

@@ -92,7 +92,7 @@ def test_the_results_page_shows_every_model_and_month(
 
 def test_one_lightgbm_is_fitted_without_the_aggregates() -> None:
     assert AGGREGATES
-    assert {*WITHOUT_AGGREGATES.numeric} == {*FEATURE_SPEC.numeric} - {*AGGREGATES}
+    assert {*WITHOUT_AGGREGATES.numeric} == {*FEATURE_SPEC.tabular} - {*AGGREGATES}
     assert WITHOUT_AGGREGATES.categorical == FEATURE_SPEC.categorical
 
 
