@@ -109,8 +109,9 @@ class OnlineFeatures:
                 _note(not_yet_known, later[:, None], [view.name])
                 _note(stale, expired[:, None], [view.name])
                 values[expired] = np.nan
-                declared = [columns.index(name) for name in view.columns]
-                stored[view.name] = values[:, declared].reshape(n, view.events, -1)
+                if columns != (declared := tuple(view.columns)):  # Feast keeps an earlier order
+                    values = values[:, [columns.index(name) for name in declared]]
+                stored[view.name] = values.reshape(n, view.events, -1)
                 if (found := age >= 0).any():
                     age_seconds[view.name] = float(age[found].max())
                 continue

@@ -163,15 +163,14 @@ class FeatureSpec:
         Args:
             features: each tabular input [n], and each sequence [n, events, inputs of an event].
         """
-        n_tabular = len(self.tabular)
-        first = features[self.numeric[0]] if n_tabular else next(iter(features.values()))
-        matrix = np.empty((len(first), len(self.numeric)), dtype=np.float32)
+        n = len(next(iter(features.values())))
+        matrix = np.empty((n, len(self.numeric)), dtype=np.float32)
         for i, name in enumerate(self.tabular):
             matrix[:, i] = features[name]
-        start = n_tabular
+        start = len(self.tabular)
         for name, (events, width) in self.shapes.items():
             end = start + events * width
-            matrix[:, start:end] = features[name].reshape(len(first), -1)
+            matrix[:, start:end] = features[name].reshape(n, -1)
             start = end
         return matrix
 
