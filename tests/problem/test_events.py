@@ -8,7 +8,7 @@ import pytest
 
 from ontime.problem import VIEWS
 from tests.conftest import Dataset, Source
-from tests.problem.test_view_cases import built_by_hand, one_flight
+from tests.problem.test_view_cases import built_by_hand, late_flight, one_flight
 from tests.problem.test_views import BY_NAME, drawn, hours_between, of_key
 
 SEQUENCES = [view.name for view in VIEWS if view.events]
@@ -61,15 +61,7 @@ def test_a_sequence_equals_the_oracle_at_every_hour(dataset: Dataset, name: str)
 def test_a_flight_is_in_the_sequence_from_its_schedule_on_with_what_is_known(
     source: Source,
 ) -> None:
-    late = one_flight(
-        source,
-        departed_at="2013-01-01 12:15",
-        dep_delay_min=105,
-        arrived_at="2013-01-01 14:20",
-        arr_delay_min=80,
-        outcome_known_at="2013-01-01 14:20",
-        is_late=True,
-    )
+    late = late_flight(source)
     rows = built_by_hand(source, [late], "dest_events")
     assert rows.event_timestamp.dt.hour.tolist() == [11, 13, 15]
     newest = rows[

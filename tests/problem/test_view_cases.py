@@ -27,6 +27,19 @@ def one_flight(source: Source, **values: Any) -> pd.DataFrame:
     return changed.astype(like.dtypes)
 
 
+def late_flight(source: Source) -> pd.DataFrame:
+    """One that departs at 12:15 and lands at 14:20, known at once."""
+    return one_flight(
+        source,
+        departed_at="2013-01-01 12:15",
+        dep_delay_min=105,
+        arrived_at="2013-01-01 14:20",
+        arr_delay_min=80,
+        outcome_known_at="2013-01-01 14:20",
+        is_late=True,
+    )
+
+
 def built_by_hand(
     source: Source,
     flights: list[pd.DataFrame],
@@ -81,15 +94,7 @@ def log_delay(minutes: float) -> float:
 
 
 def test_the_delay_of_a_last_flight_is_what_is_known_of_it_at_the_hour(source: Source) -> None:
-    late = one_flight(
-        source,
-        departed_at="2013-01-01 12:15",
-        dep_delay_min=105,
-        arrived_at="2013-01-01 14:20",
-        arr_delay_min=80,
-        outcome_known_at="2013-01-01 14:20",
-        is_late=True,
-    )
+    late = late_flight(source)
     rows = built_by_hand(source, [late], "carrier_dest_state")
     newest_of_six = 6 / 21
     minutes = {11: 30, 12: 90, 13: 105, 15: 80}  # overdue, overdue, departed, landed
