@@ -375,3 +375,23 @@ def test_a_store_that_fails_is_reported_with_what_to_check(
     broken = OnlineFeatures(FeatureStore(config=repo_config(Settings(data_dir=tmp_path))))
     with pytest.raises(OnlineStoreUnavailable, match=r"not a database.*make features"):
         read_online(broken, example(), AS_OF)
+
+
+@pytest.mark.parametrize(
+    "view", [*[view for view in VIEWS if view.events], WIDE], ids=lambda v: v.name
+)
+def test_a_view_listed_backwards_in_the_registry_reads_the_same(tmp_path: Path, view: View) -> None:
+    values = {name: float(i + 1) for i, name in enumerate(view.columns)}
+    frames = []
+    for folder, backwards in (("as declared", False), ("backwards", True)):
+        settings = Settings(data_dir=tmp_path / folder)
+        store = open_feature_store(settings)
+        wanted = definitions(settings.features_dir)
+        for each in wanted:
+            if backwards and isinstance(each, FeatureView) and each.name == view.name:
+                each.features.reverse()
+        store.apply(wanted)
+        write_online(store, view, row(view, 0.0, changes=values))
+        frames.append(read_online(OnlineFeatures(store), example(), AS_OF).frame)
+    assert frames[0][[*FEATURE_SPEC.groups[view.name]]].notna().any(axis=None)
+    pd.testing.assert_frame_equal(*frames)
