@@ -4,7 +4,7 @@
   outcome would leave out the newest positives and bias each score.
 - Intervals: cluster bootstrap by local day. Consecutive days are correlated as well, so intervals
   are somewhat too narrow; the retrain policy adds a margin.
-- `excess_log_loss`: log-loss minus the log-loss expected from validation, which is the model's
+- `excess_log_loss`: log-loss minus the log-loss expected from validation, which is the champion's
   normalized entropy on validation (log-loss divided by that of the base-rate predictor) times the
   period's base-rate log-loss. Periods differ in difficulty more than models do, and the plain
   difference to the base rate grows with the positive rate.

@@ -6,7 +6,7 @@ decides on its promotion, so a false alarm costs one training run and not a wors
 
 - Alerts are sequential tests on what was served, whichever version served it: with a training per
   week no champion has two weeks of labels of its own. The tests start anew when a challenger was
-  evaluated. Scores of the champion's own predictions over `WINDOW` are evidence.
+  evaluated. Scores of the predictions served in `WINDOW` are evidence.
 - In `make policies` no alert improves on the weekly schedule. With a longer `MAX_AGE` an alert
   starts a training between scheduled ones.
 - A broken feed (`monitoring.input_checks`) is a guard: a model trained meanwhile would learn from
@@ -58,13 +58,13 @@ class UnsatisfiableRule(ValueError):
 
 @dataclass(frozen=True)
 class MonitoringSnapshot:
-    """Monitoring at one time. `performance` covers `WINDOW` and the champion's predictions only."""
+    """Monitoring at one time. `performance` and `tests` are of all that was served in `WINDOW`."""
 
     now: datetime
     champion: str
     trained_through: datetime  # the champion was trained on outcomes known by then
     performance: Performance
-    tests: SequentialTests  # of all versions' predictions
+    tests: SequentialTests
     drift: Drift | None = None  # None: not measured, or too few rows to compare
     inputs: InputChecks | None = None  # of the last day; None: not checked
 

@@ -49,9 +49,10 @@ MONITORING_INTERVAL = timedelta(days=7)  # also the period of the drift report
 def collect_signals(
     settings: Settings, now: datetime, with_drift: bool = True
 ) -> MonitoringSnapshot:
-    """Performance of the champion's predictions; drift, sequential tests and checks of all.
+    """Performance, drift, sequential tests and input checks of what was served, by any version.
 
-    All with the outcomes known at ``now``.
+    After a weekly promotion the champion has served nothing yet; what was served by the versions
+    before it is what the service was worth. All with the outcomes known at ``now``.
 
     Args:
         with_drift: drift covers a week; who monitors more often measures it once a week.
@@ -65,18 +66,16 @@ def collect_signals(
     metadata = registry.metadata(settings, champion)
     log = PredictionLog(settings.prediction_db_url)
     served = log.monitored(now - WINDOW, now, known_by=now)
-    own = served[served.model_version == champion]
     due = served[(served.due_at <= now) & served.label.notna()]
     evaluated = [row["decided_at"] for row in DecisionLog(log).decisions() if row["result"]]
     last_gate_result = max(evaluated) + SHADOW_PERIOD if evaluated else None
     reference = registry.reference_data(settings, champion)
-    # Of whichever version answered: after a weekly promotion the champion has not served yet.
     in_interval = served[served.as_of >= now - MONITORING_INTERVAL]
     return MonitoringSnapshot(
         now=now,
         champion=champion,
         trained_through=parse_utc(metadata["trained_through"]),
-        performance=performance(own, now, metadata["scores"]),
+        performance=performance(served, now, metadata["scores"]),
         tests=sequential_tests(due, last_gate_result),
         drift=measure_drift(settings, reference, in_interval, now) if with_drift else None,
         inputs=check_inputs(served, reference, now),

@@ -224,7 +224,11 @@ def test_monitoring_decides_to_retrain_with_reasons(system: System) -> None:
     assert all(reason["text"] for reason in decision["reasons"])
     (second,) = (row for row in system.decisions.decisions() if row["decided_at"] == day)
     assert second["evidence"]["champion"] == decision["challenger"], "the gate comes first"
-    assert second["evidence"]["drift"], "of what was served before the champion was promoted"
+    # The champion was promoted a moment ago: what was served before it is measured.
+    assert second["evidence"]["drift"]
+    served = system.log.monitored(system.start, day, known_by=day)
+    assert second["evidence"]["performance"]["n_served"] == len(served) > 0
+    assert "log_loss" in second["evidence"]["performance"]["scores"]
     names = {path.name for path in system.settings.reports_dir.iterdir()}
     assert {f"monitoring-{system.start:%Y-%m-%d}.json", f"monitoring-{day:%Y-%m-%d}.json"} <= names
     assert f"drift-{day:%Y-%m-%d}.html" in names
