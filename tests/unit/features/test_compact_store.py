@@ -131,3 +131,8 @@ def test_float32_columns_are_stored_exactly(tmp_path: Path) -> None:
     apply(store, view("traffic", ("load", "wait"), Float32))
     store.write_to_online_store("traffic", df=rows(0.1).astype({"load": "float32"}))
     assert read(store, "a")[0, 1] == np.float64(np.float32(0.1))
+
+
+def test_importing_feast_rewrites_none_of_its_methods() -> None:
+    names = FeatureView.__init__.__code__.co_names
+    assert names and not any(name.startswith("typeguard") for name in names)
