@@ -12,7 +12,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -25,6 +24,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from prefect.settings import PREFECT_API_URL
 
 from monitoring.retrain_policy import SHADOW_PERIOD, TRAINING_TIME
 from monitoring.skew import skew
@@ -143,8 +143,8 @@ def test_a_replay_killed_within_a_tick_continues_and_nothing_is_lost_or_doubled(
     arguments = ["--start", system.start.isoformat(), "--end", killed_after.isoformat()]
     process = subprocess.Popen(
         [sys.executable, "-m", "simulation.replay", *arguments],
-        cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"},
-        start_new_session=True,
+        cwd=ROOT, stdout=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1", "PREFECT_API_URL": PREFECT_API_URL.value()},
     )  # fmt: skip
     assert process.stdout is not None
     for line in process.stdout:
@@ -153,8 +153,6 @@ def test_a_replay_killed_within_a_tick_continues_and_nothing_is_lost_or_doubled(
             break
     process.stdout.close()
     process.wait()
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)  # Prefect's temporary server outlives its client
     assert not system.progress().finished
 
     replay(system.start, killed_after)
