@@ -47,7 +47,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: help setup ingest features train shards train-shards promote serve keys monitor retrain \
 	rollback score export demo replay drills policies backtest tune reproduce bench bench-serving \
 	attack costs spark-check growth aws-check \
-	results check test e2e lint typecheck unit browser pictures site rename fork-check clean
+	results check test tests e2e lint typecheck unit browser pictures site rename fork-check clean
 .DEFAULT_GOAL := help
 
 help:
@@ -156,9 +156,12 @@ results: $(STAMP) ## docs/results.md and the numbers of README.md, from the last
 check: $(STAMP) ## lint, types, import contracts and the fast tests, within a minute
 	@$(MAKE) --no-print-directory --jobs=2 lint typecheck unit
 
-test: lint typecheck ## every check: lint, types, import contracts, all tests with coverage
+test: $(STAMP) ## every check: lint, types, import contracts, all tests (COVERAGE=1 measures it)
+	@$(MAKE) --no-print-directory --jobs=3 lint typecheck tests
+
+tests: $(STAMP)
 	$(PY) -m pytest --numprocesses=$(TEST_PROCESSES) --dist=loadfile --no-loadscope-reorder \
-		--cov --cov-report=term --cov-report=xml:var/reports/coverage.xml \
+		$(if $(COVERAGE),--cov --cov-report=term --cov-report=xml:var/reports/coverage.xml) \
 		--junitxml=var/reports/tests.xml --durations=10
 
 e2e: $(STAMP) ## the compose stack, up, with faults, and down again: Docker with Compose v2 and 8 GB

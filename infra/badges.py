@@ -1,4 +1,4 @@
-"""The badges of README.md as SVG files, from the results of `make test`: tests and coverage.
+"""The badges of README.md as SVG files, tests and coverage, from `make test COVERAGE=1`.
 
     python -m infra.badges FOLDER
 

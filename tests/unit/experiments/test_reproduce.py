@@ -1,5 +1,6 @@
 """A reproduced run is equal to the last bit, and what differs is named."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -20,6 +21,14 @@ from tests.conftest import Dataset
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 CONFIG = TrainConfig(seed=7, epochs=1)  # not the default: the logged configuration must be used
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_rounds() -> Iterator[None]:
+    """Of the teachers, for time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ontime.models.distillation.LIGHTGBM_ROUNDS", 5)
+        yield
 
 
 @pytest.fixture(scope="module")
