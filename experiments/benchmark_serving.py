@@ -230,8 +230,13 @@ def benchmark(seconds: int) -> Row:
             ),
             running("ours", api, "/predict", "/ready", **embedded),
         ]  # fmt: skip
-        if settings.redis_url or not settings.prediction_db_url.startswith("sqlite"):
-            start.append(running("ours, servers", api, "/predict", "/ready"))
+        deployed = {
+            "Redis": bool(settings.redis_url),
+            "Postgres": not settings.prediction_db_url.startswith("sqlite"),
+        }
+        if any(deployed.values()):
+            names = " and ".join(name for name, is_used in deployed.items() if is_used)
+            start.append(running(f"ours, {names}", api, "/predict", "/ready"))
         servers = [on.enter_context(each) for each in start]
         rows = [load(server, *each, seconds, folder) for each in LOADS for server in servers]
         ours = next(server for server in servers if server.name == "ours")
@@ -239,7 +244,7 @@ def benchmark(seconds: int) -> Row:
             rows.append(load(replace(ours, name=VISITED), 16, 1, seconds, folder))
         workers = [*api, "--workers", "2"]
         with running("ours, 2 workers", workers, "/predict", "/ready", **embedded) as two:
-            rows.append(load(two, 16, 1, seconds, folder))
+            rows += [load(two, connections, 1, seconds, folder) for connections in (16, 64)]
     report = {"rows": rows} | ratios(rows)
     path = settings.reports_dir / "bench.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -265,7 +270,7 @@ def ratios(rows: list[Row]) -> dict[str, float]:
         "p99_to_bare": by_load["ours", 16, 1]["p99_ms"] / by_load["bare", 16, 1]["p99_ms"],
         "idle_p50_ms": by_load["ours", 1, 1]["p50_ms"],
         "batch_predictions_per_s": 100 * speed("ours", 4, 100),
-        "two_workers_to_one": speed("ours, 2 workers") / speed("ours"),
+        "two_workers_to_one": speed("ours, 2 workers", 64) / speed("ours", 64),
         "with_visitors": speed(VISITED) / speed("ours"),
     }
 

@@ -190,7 +190,7 @@ def serving_ratios(serving: Report) -> str:
         "p99 against bare FastAPI": "{p99_to_bare:.1f}",
         "p50 of one idle connection, ms": "{idle_p50_ms:.1f}",
         f"{INSTANCES}/s in requests of 100": "{batch_predictions_per_s:,.0f}",
-        "two worker processes against one": "{two_workers_to_one:.2f}",
+        "two worker processes against one, 64 connections": "{two_workers_to_one:.2f}",
     }
     if "with_visitors" in serving:  # not in a report of an earlier version
         forms["with eight visitors on the pages against without"] = "{with_visitors:.2f}"

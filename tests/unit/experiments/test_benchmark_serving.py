@@ -32,12 +32,12 @@ def row(server: str, connections: int, speed: float, instances: int = 1) -> dict
     }
 
 
-def test_the_ratios_compare_16_connections_with_one_instance() -> None:
+def test_the_ratios_compare_one_instance_per_request() -> None:
     rows = [
         row("bare", 16, 1000), row("naive Feast", 16, 20), row("MLflow", 16, 40),
         row("ours", 1, 250), row("ours", 16, 400), row("ours", 4, 50, instances=100),
-        row("ours, 2 workers", 16, 700), row(VISITED, 16, 360), row("bare", 1, 9),
-        row("ours", 64, 9),
+        row("ours, 2 workers", 64, 700), row(VISITED, 16, 360), row("bare", 1, 9),
+        row("ours", 64, 400), row("ours, 2 workers", 16, 9),
     ]  # fmt: skip
 
     assert ratios(rows) == {
