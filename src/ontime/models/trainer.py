@@ -32,7 +32,7 @@ from ontime.models.dropout import FeatureGroupDropout, unit_dropout
 from ontime.models.hyperparameters import HYPERPARAMETERS
 from ontime.models.inputs import build_vocabularies, numeric_tensor
 from ontime.models.network import PREDICT_BATCH, ModelConfig, Network
-from ontime.models.preprocessing import Encoder, fit_encoder
+from ontime.models.preprocessing import TRANSFORMS_PER_FEATURE, Encoder, fit_encoder
 from ontime.models.serialization import TrainedModel
 
 Batch = tuple[Tensor, Tensor, Tensor]  # encoded [n, 3 f], categories [n, c], targets [n, k]
@@ -253,10 +253,13 @@ def encode(model: TrainedModel, rows: pd.DataFrame) -> tuple[Tensor, Tensor]:
     encoder = model.network.encoder
     device = encoder.median.device
     numeric, categories = model.tensors(rows)
+    shape = (len(rows), TRANSFORMS_PER_FEATURE * numeric.shape[1])
+    dtype = torch.bfloat16 if bf16_is_fast(device) else torch.float32
+    encoded = torch.empty(shape, dtype=dtype, device=device)  # the largest tensor, once in memory
+    parts = zip(encoded.split(PREDICT_BATCH), numeric.split(PREDICT_BATCH), strict=True)
     with torch.no_grad():
-        encoded = torch.cat([encoder(part.to(device)) for part in numeric.split(PREDICT_BATCH)])
-    if bf16_is_fast(device):
-        encoded = encoded.bfloat16()
+        for into, part in parts:
+            into.copy_(encoder(part.to(device)))
     return encoded, categories.to(device)
 
 
