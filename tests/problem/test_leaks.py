@@ -1,13 +1,13 @@
 """The no-look-ahead comparison finds leaks: each case breaks one rule in one SQL file."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pandas as pd
 import pytest
 
 from ontime.features import builder
-from ontime.problem import VIEWS, hide_after
-from tests.conftest import Dataset
+from ontime.problem import SOURCE_TABLES, VIEWS, hide_after
+from tests.conftest import Dataset, before
 
 LEAKS = {
     "weather one hour too early": (
@@ -80,7 +80,11 @@ def test_a_leak_is_found(dataset: Dataset, monkeypatch: pytest.MonkeyPatch, leak
         ((_, built),) = builder.build_features(tables, until, leaking)
         return built
 
-    assert not rows(dataset.tables).equals(rows(hide_after(dataset.tables, until)))
+    week_later = until + timedelta(days=7)  # later rows only take time
+    tables = {
+        table.name: before(week_later, dataset.tables[table.name], table) for table in SOURCE_TABLES
+    }
+    assert not rows(tables).equals(rows(hide_after(tables, until)))
 
 
 def test_hidden_outcomes_change_every_view_but_the_registry(dataset: Dataset) -> None:
