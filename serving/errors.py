@@ -6,7 +6,6 @@ import re
 import reprlib
 from collections.abc import Mapping
 from http import HTTPStatus
-from math import isfinite
 from typing import Any
 
 import structlog
@@ -36,6 +35,7 @@ from serving.schemas import PROBLEM_JSON, FieldError, ProblemDetails
 
 MAX_VALUE_CHARACTERS = 80
 MAX_ERRORS = 20  # listed in one response
+LARGEST_NUMBER = 1e15  # as a JSON number; an integer of JSON text may have hundreds of digits
 
 # Status and hint of the response. Its type is the exception's name: /problems/no-champion.
 ERROR_RESPONSES: dict[type[Exception], tuple[int, str]] = {
@@ -128,7 +128,7 @@ def _truncate(value: Any) -> Any:
     text = value if isinstance(value, str) else reprlib.repr(value)  # of the first few items
     if len(text) > MAX_VALUE_CHARACTERS:
         return f"{text[:MAX_VALUE_CHARACTERS]}…"
-    is_json = value is None or (isinstance(value, int | float) and isfinite(value))
+    is_json = value is None or (isinstance(value, int | float) and abs(value) < LARGEST_NUMBER)
     return value if is_json else text
 
 

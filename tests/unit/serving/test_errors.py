@@ -82,6 +82,15 @@ def test_numbers_outside_of_json_are_returned_as_text(api: TestClient, number: s
     assert error["field"] == "as_of" and error["value"] in {"nan", "inf", "-inf"}
 
 
+def test_a_number_of_hundreds_of_digits_is_shown_as_text(api: TestClient) -> None:
+    (error,) = post_text(api, json.dumps(request_body(as_of=0)).replace("0", "9" * 400, 1))[
+        "errors"
+    ]
+
+    assert error["field"] == "as_of" and error["value"].startswith("999")
+    assert len(error["value"]) < 100
+
+
 def test_long_names_and_values_are_truncated(api: TestClient) -> None:
     response = api.post("/predict", json=request_body() | {"x" * 100_000: "y" * 100_000})
 
