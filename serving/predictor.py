@@ -13,8 +13,9 @@ response is what is logged under it, also if two retries run at the same time.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from random import getrandbits
+from time import time_ns
 from typing import TYPE_CHECKING, Any, Protocol, cast
-from uuid import uuid4
 
 import numpy as np
 import pandas as pd
@@ -118,7 +119,7 @@ class Predictor:
             if job.key in logged:
                 results[i] = _logged_response(job, logged[job.key])
             else:
-                new.setdefault(job.key or uuid4().hex, i)
+                new.setdefault(job.key or new_request_id(), i)
         if new:
             responses = self._predict_new([(name, jobs[i]) for name, i in new.items()])
             results.update(zip(new.values(), responses, strict=True))
@@ -166,6 +167,14 @@ class Predictor:
         """The features of instances at their prediction times, as the model sees them."""
         with self.metrics.store_failures.count_exceptions(OnlineStoreUnavailable):
             return self.features.read(instance_columns(instances), utc_times(as_of))
+
+
+def new_request_id() -> str:
+    """Unique, and ordered by time, so that new rows are neighbours in every index of the log.
+
+    With random ids a commit changed two pages of the database for each row.
+    """
+    return f"{time_ns():016x}{getrandbits(64):016x}"
 
 
 def explain_row(model: Model, frame: pd.DataFrame) -> tuple[float, list[Contribution]]:

@@ -172,6 +172,21 @@ def test_a_conflict_that_stays_is_an_error_and_the_next_request_works(
     assert api.post("/predict", json=request_body()).status_code == 200
 
 
+def test_ids_of_requests_are_in_the_order_of_time(
+    api: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([9_999, 10_000, 10_000])
+    monkeypatch.setattr("serving.predictor.time_ns", lambda: next(clock))
+
+    first, *later = [
+        api.post("/predict", json=request_body()).json()["predictions"][0]["prediction_id"]
+        for _ in range(3)
+    ]
+
+    assert first < min(later)
+    assert len(set(later)) == 2  # also within one tick of the clock
+
+
 def test_an_invalid_key_is_rejected(api: TestClient) -> None:
     response = api.post("/predict", json=request_body(), headers={"Idempotency-Key": "two words"})
 
