@@ -5,15 +5,18 @@ database are plain functions in FastAPI's thread pool. Importing this module loa
 MLflow nor torch.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import FileResponse, Response
+from fastapi.routing import APIRoute
 from fastapi.telemetry import TelemetryConfig
 from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import ValidationError
+from starlette.requests import ClientDisconnect
 
 from ontime.problem import QUESTION
 from ontime.settings import Settings
@@ -25,6 +28,7 @@ from serving.access import AccessMiddleware, describe_security
 from serving.batching import Batcher, Job, scoped_key
 from serving.body_limit import BodyLimitMiddleware
 from serving.dependencies import (
+    IDEMPOTENCY_KEY,
     AppStateDep,
     IdempotencyKey,
     anonymous_scopes,
@@ -56,12 +60,36 @@ from serving.schemas import (
 routes = APIRouter(responses=dict.fromkeys((401, 403, 422, 429, 500, 503), PROBLEM_RESPONSE))
 # Otherwise FastAPI asks OpenTelemetry for its providers on every request, and none is configured.
 NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
+JSON = "application/json"
 METRICS_RESPONSE: dict[str, Any] = {"content": {CONTENT_TYPE_LATEST: {}}}
 REPORT_RESPONSE: dict[str, Any] = {"content": {"text/html": {}, "application/json": {}}}
 WITH_BODY: dict[int | str, dict[str, Any]] = dict.fromkeys((400, 413), PROBLEM_RESPONSE)
 
 
-@routes.post("/predict", responses=WITH_BODY | {409: PROBLEM_RESPONSE})
+class PredictRoute(APIRoute):
+    """Responds to a valid request itself; FastAPI's handler responds to all others.
+
+    Its steps for parameters, dependencies and response models take longer than the validation.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def respond(http: Request) -> Response:
+            key = http.headers.get("idempotency-key")
+            valid_key = key is None or IDEMPOTENCY_KEY.fullmatch(key)
+            if http.headers.get("content-type") != JSON or not valid_key:
+                return await handle(http)
+            try:
+                request = PredictRequest.model_validate_json(await http.body())
+            except (ValidationError, ClientDisconnect):
+                return await handle(http)
+            response = await predict(request, http, key)
+            return Response(response.model_dump_json(), media_type=JSON)
+
+        return respond
+
+
 async def predict(
     request: PredictRequest, http: Request, idempotency_key: IdempotencyKey = None
 ) -> PredictResponse:
@@ -71,6 +99,15 @@ async def predict(
     job = Job(request, scoped_key(caller, idempotency_key), http.state.trace_id, caller)
     batcher: Batcher = http.app.state.app_state.batcher
     return await batcher.submit(job)
+
+
+routes.add_api_route(
+    "/predict",
+    predict,
+    methods=["POST"],
+    responses=WITH_BODY | {409: PROBLEM_RESPONSE},
+    route_class_override=PredictRoute,
+)
 
 
 @routes.post("/explain", responses=WITH_BODY)
@@ -192,8 +229,8 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
-    app.include_router(routes)
-    app.include_router(pages.routes)
+    # Not by `include_router`, whose routers search for the route of a request twice.
+    app.router.routes += [*routes.routes, *pages.routes.routes]
     app.mount("/static", pages.STATIC_FILES)
     generate = app.openapi
     app.openapi = lambda: describe_security(generate(), anonymous_scopes(settings))  # type: ignore[method-assign]

@@ -1,6 +1,7 @@
 """What the endpoints depend on: built at start-up, kept in sync by a background thread."""
 
 import gc
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -205,4 +206,5 @@ async def _app_state(request: Request) -> AppState:
 
 
 AppStateDep = Annotated[AppState, Depends(_app_state)]
-IdempotencyKey = Annotated[str | None, Header(pattern=r"^[A-Za-z0-9._:-]{1,100}$")]
+IDEMPOTENCY_KEY = re.compile(r"^[A-Za-z0-9._:-]{1,100}$")
+IdempotencyKey = Annotated[str | None, Header(pattern=IDEMPOTENCY_KEY.pattern)]

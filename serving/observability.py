@@ -183,19 +183,19 @@ class RequestMiddleware:
             await send(message)
 
         start = time.perf_counter()
-        with structlog.contextvars.bound_contextvars(trace_id=trace_id):
-            try:
-                await self.app(scope, receive, send_with_id)
-            finally:
-                if scope["path"] not in QUIET_PATHS:
-                    seconds = time.perf_counter() - start
-                    method, handler = scope["method"], _handler(scope)
-                    self.metrics.requests.labels(handler, method, f"{status // 100}xx").inc()
-                    self.metrics.request_seconds.labels(handler, method).observe(seconds)
-                    what = {"method": method, "path": scope["path"], "status": status}
-                    if (caller := scope["state"].get("caller")) is not None:
-                        what["client"] = caller.client
-                    log.info("request completed", **what, duration_ms=round(seconds * 1e3, 2))
+        structlog.contextvars.bind_contextvars(trace_id=trace_id)  # of the task of this request
+        try:
+            await self.app(scope, receive, send_with_id)
+        finally:
+            if scope["path"] not in QUIET_PATHS:
+                seconds = time.perf_counter() - start
+                method, handler = scope["method"], _handler(scope)
+                self.metrics.requests.labels(handler, method, f"{status // 100}xx").inc()
+                self.metrics.request_seconds.labels(handler, method).observe(seconds)
+                what = {"method": method, "path": scope["path"], "status": status}
+                if (caller := scope["state"].get("caller")) is not None:
+                    what["client"] = caller.client
+                log.info("request completed", **what, duration_ms=round(seconds * 1e3, 2))
 
 
 def _handler(scope: Scope) -> str:
