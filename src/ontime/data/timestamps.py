@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 
 FIRST_YEAR, LAST_YEAR = 1970, 2100  # offsets are tabulated between these
+EPOCH, MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
+NAT = np.iinfo(np.int64).min  # numpy's NaT as an integer
 
 
 def parse_utc(text: str) -> datetime:
@@ -44,7 +46,9 @@ def utc_datetime64(moment: datetime) -> np.datetime64:
 
 def utc_times(moments: Iterable[datetime | None]) -> np.ndarray:
     """Datetimes with a zone as datetime64[us] in UTC, [n]; None becomes NaT."""
-    return np.array([moment and utc_datetime64(moment) for moment in moments], "datetime64[us]")
+    # As integers: numpy converts a datetime three times slower.
+    us = [(moment - EPOCH) // MICROSECOND if moment else NAT for moment in moments]
+    return np.array(us, np.int64).view("datetime64[us]")
 
 
 def local_time(utc: np.ndarray, zone: str) -> np.ndarray:

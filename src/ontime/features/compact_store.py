@@ -23,8 +23,9 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -38,10 +39,7 @@ from feast.protos.feast.serving.ServingService_pb2 import GetOnlineFeaturesRespo
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
-from ontime.data.timestamps import utc_array
-
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-MICROSECOND = timedelta(microseconds=1)
+from ontime.data.timestamps import EPOCH, MICROSECOND, utc_array
 
 FeastRow = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
 
@@ -64,7 +62,7 @@ class RowLayout:
 
     @cached_property
     def absent(self) -> bytes:
-        """A row of NaN, for a key without a row."""
+        """A row of NaN, for a key without one."""
         return np.full(1 + len(self.features), np.nan).tobytes()
 
     def keys(self, columns: Mapping[str, Sequence[Any]]) -> list[bytes]:
@@ -78,10 +76,15 @@ class RowLayout:
         data, size = table.tobytes(), len(self.absent)
         return [data[start : start + size] for start in range(0, len(data), size)]
 
-    def unpack(self, rows: Sequence[bytes | None]) -> np.ndarray:
-        """float64 [n, 1 + f]; NaN where a row is None."""
-        data = b"".join(row or self.absent for row in rows)
-        return np.frombuffer(data).reshape(len(rows), 1 + len(self.features))
+
+def unpack(layouts: Sequence[RowLayout], rows: Iterable[Sequence[bytes | None]]) -> np.ndarray:
+    """The rows of n instances, of each one row per layout, as float64 [n, sum of all 1 + f].
+
+    NaN where a row is None.
+    """
+    absent = [layout.absent for layout in layouts]
+    data = b"".join(row or nan for each in rows for row, nan in zip(each, absent, strict=True))
+    return np.frombuffer(data).reshape(-1, sum(1 + len(layout.features) for layout in layouts))
 
 
 def view_prefix(project: str, view: FeatureView) -> bytes:
@@ -92,15 +95,21 @@ class ArrayResponse(OnlineResponse):
     """The stored features of n instances.
 
     Attributes:
-        rows: view -> float64 [n, 1 + f], event timestamp in epoch microseconds, then the features;
-            NaN where there is no row or no value.
+        table: float64 [n, sum of all 1 + f], the views side by side: of each the event timestamp in
+            epoch microseconds, then the features; NaN where there is no row or no value.
         features: view -> names of its features, in the order of the registry.
     """
 
-    def __init__(self, layouts: Sequence[RowLayout], rows: dict[str, np.ndarray]) -> None:
+    def __init__(self, layouts: Sequence[RowLayout], table: np.ndarray) -> None:
         super().__init__(GetOnlineFeaturesResponse())
-        self.rows = rows
+        self.table = table
         self.features = {layout.view: layout.features for layout in layouts}
+
+    @property
+    def rows(self) -> dict[str, np.ndarray]:
+        """View -> its part of the table, float64 [n, 1 + f]."""
+        ends = list(accumulate(1 + len(names) for names in self.features.values()))
+        return dict(zip(self.features, np.split(self.table, ends[:-1], axis=1), strict=True))
 
     def to_dict(self, include_event_timestamps: bool = False) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -151,11 +160,8 @@ class CompactOnlineStore(OnlineStore):
         keys = [layout.keys(entity_rows) for layout in layouts]
         unique = list(dict.fromkeys(key for each in keys for key in each))
         found = dict(zip(unique, self.fetch(config, unique), strict=True))
-        rows = {
-            layout.view: layout.unpack([found[key] for key in each])
-            for layout, each in zip(layouts, keys, strict=True)
-        }
-        return ArrayResponse(layouts, rows)
+        rows = ([found[key] for key in each] for each in zip(*keys, strict=True))
+        return ArrayResponse(layouts, unpack(layouts, rows))
 
     def online_read(
         self,
@@ -165,7 +171,8 @@ class CompactOnlineStore(OnlineStore):
         requested_features: list[str] | None = None,
     ) -> list[tuple[datetime | None, dict[str, Value] | None]]:
         layout = RowLayout.of(config.project, table)
-        rows = layout.unpack(self.fetch(config, layout.keys(_key_columns(layout, entity_keys))))
+        keys = layout.keys(_key_columns(layout, entity_keys))
+        rows = unpack([layout], ([row] for row in self.fetch(config, keys)))
         result: list[tuple[datetime | None, dict[str, Value] | None]] = []
         for event_us, *values in rows.tolist():
             if np.isnan(event_us):

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property
+from itertools import accumulate
 from typing import Self
 
 import numpy as np
@@ -157,6 +158,16 @@ class FeatureSpec:
         """The numeric inputs that are in no sequence."""
         return self.numeric[: len(self.numeric) - sum(k * w for k, w in self.shapes.values())]
 
+    @cached_property
+    def places(self) -> dict[str, slice]:
+        """Tabular input or sequence -> its places among the numeric inputs."""
+        widths = dict.fromkeys(self.tabular, 1) | {n: k * w for n, (k, w) in self.shapes.items()}
+        ends = accumulate(widths.values())
+        return {
+            name: slice(end - width, end)
+            for (name, width), end in zip(widths.items(), ends, strict=True)
+        }
+
     def matrix(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
         """The numeric inputs, float32 [n, f].
 
@@ -165,13 +176,8 @@ class FeatureSpec:
         """
         n = len(next(iter(features.values())))
         matrix = np.empty((n, len(self.numeric)), dtype=np.float32)
-        for i, name in enumerate(self.tabular):
-            matrix[:, i] = features[name]
-        start = len(self.tabular)
-        for name, (events, width) in self.shapes.items():
-            end = start + events * width
-            matrix[:, start:end] = features[name].reshape(n, -1)
-            start = end
+        for name, places in self.places.items():
+            matrix[:, places] = features[name].reshape(n, -1)
         return matrix
 
 
