@@ -119,10 +119,11 @@ def predict_members(
     numeric: np.ndarray,
 ) -> np.ndarray:
     """Each ensemble member's probabilities, [n, k], of served features, float32 [n, f]."""
-    position = {name: i for i, name in enumerate(served)}
-    columns = [position[name] for name in model.spec.numeric]
+    if tuple(served) != model.spec.numeric:
+        position = {name: i for i, name in enumerate(served)}
+        numeric = np.take(numeric, [position[name] for name in model.spec.numeric], axis=1)
     categories = {name: fields[name].tolist() for name in model.spec.categorical}
-    return model.predict_arrays(np.take(numeric, columns, axis=1), categories)
+    return model.predict_arrays(numeric, categories)
 
 
 def smoke_test(model: Model, recorded: pd.DataFrame) -> None:

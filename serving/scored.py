@@ -81,8 +81,7 @@ class Scored:
 
     def check(self, rows: slice | np.ndarray) -> None:
         """Raise ArithmeticError if a probability is not from 0 to 1."""
-        own = self.probability[rows]
-        if not ((own >= 0) & (own <= 1)).all():  # NaN is not
+        if not all(0 <= own <= 1 for own in self.probability[rows].tolist()):  # NaN is not
             version = self.model[rows][0].version
             raise ArithmeticError(f"version {version} predicted a value outside 0 to 1")
 

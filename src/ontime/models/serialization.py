@@ -99,7 +99,8 @@ class TrainedModel:
 
     def _member_probabilities(self, *inputs: Tensor) -> np.ndarray:
         device = self.network.encoder.median.device
-        self.network.eval()
+        if self.network.training:  # `eval` visits every module, which takes as long as a layer
+            self.network.eval()
         batches = zip(*(part.split(PREDICT_BATCH) for part in inputs), strict=True)
         with torch.inference_mode():
             probabilities = [

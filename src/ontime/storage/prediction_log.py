@@ -47,6 +47,8 @@ TIME_FIELDS = [
 ]
 RESPONSE_COLUMNS = [c for c in PREDICTIONS.c if c.name not in ("instance", "features")]
 
+INSERT_PREDICTION = insert(PREDICTIONS)  # SQLAlchemy keeps its cache key on the object
+
 
 class PredictionLog:
     """Every method raises `PredictionLogUnavailable` if the database does not respond in time."""
@@ -84,7 +86,7 @@ class PredictionLog:
         rows = [vars(p) | same | {"prediction_id": p.prediction_id} for p in predictions]
         try:
             with self.transaction() as connection:
-                connection.execute(insert(PREDICTIONS), rows)
+                connection.execute(INSERT_PREDICTION, rows)
         except IntegrityError as error:
             raise DuplicateRequest("a request id is in the prediction log already") from error
 
