@@ -1,12 +1,16 @@
 """Shadow deployment: a challenger scores live traffic; its predictions are logged, never returned.
 
-One thread and a bounded queue: while the challenger is slower than the traffic, requests are
-dropped and counted, and responses do not wait. `ONTIME_SHADOW` switches it off.
+One thread and a bounded queue: while the challenger is slower than the traffic, batches are dropped
+and counted, and responses do not wait. What is queued within `GATHER_S` is scored together: a pass
+for each batch took a third of the CPU time. `ONTIME_SHADOW` switches it off.
 """
 
 import queue
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from time import sleep
+from typing import cast
 
 import numpy as np
 import structlog
@@ -17,7 +21,9 @@ from serving.model_manager import ModelManager
 from serving.observability import Metrics
 
 ALIAS = "challenger"
-QUEUE_SIZE = 64  # batches; below 10 MB with 512 instances of 70 features each
+QUEUE_SIZE = 64  # batches; below 30 MB with 512 instances of 215 features each
+GATHER_S = 0.05
+MAX_ROWS = 1_024  # scored together; a longer commit would delay the log of the champion
 
 # Ids of logged predictions [n], their request fields [n] each, and their features [n, f].
 Served = tuple[list[str], Mapping[str, np.ndarray], np.ndarray]
@@ -88,20 +94,28 @@ class Shadow:
         self._queue.join()
 
     def _work(self) -> None:
-        while (request := self._queue.get()) is not None:
-            self.metrics.shadow.labels(self._score(*request)).inc()
-            self._queue.task_done()
+        while (first := self._queue.get()) is not None:
+            sleep(GATHER_S)
+            served, n_rows = [first], len(first[0])
+            # Nothing else reads the queue. Its last item, None, is left to the loop.
+            while n_rows < MAX_ROWS and not self._queue.empty() and self._queue.queue[0]:
+                served.append(cast(Served, self._queue.get()))
+                n_rows += len(served[-1][0])
+            self.metrics.shadow.labels(self._score(served)).inc(len(served))
+            for _ in served:
+                self._queue.task_done()
 
-    def _score(
-        self, prediction_ids: list[str], fields: Mapping[str, np.ndarray], numeric: np.ndarray
-    ) -> str:
+    def _score(self, served: Sequence[Served]) -> str:
         if (challenger := self._challenger) is None:
             return "dropped"
         version, model = challenger
+        ids, fields, numeric = zip(*served, strict=True)
         try:
-            served = self.loader.served_features
-            probabilities = predict_members(model, served, fields, numeric).mean(axis=1)
-            self.loader.log.record_shadow(version, prediction_ids, probabilities)
+            columns = {name: np.concatenate([each[name] for each in fields]) for name in fields[0]}
+            probabilities = predict_members(
+                model, self.loader.served_features, columns, np.concatenate(numeric)
+            ).mean(axis=1)
+            self.loader.log.record_shadow(version, list(chain(*ids)), probabilities)
         except Exception as error:  # a failing challenger is a result, and must not end the thread
             log.warning("shadow scoring failed", model_version=version, detail=str(error))
             return "failed"

@@ -2,11 +2,13 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
 from ontime.storage.prediction_log import PredictionLog
+from serving import shadow
 from serving.shadow import QUEUE_SIZE, Shadow
 from tests.unit.serving.conftest import OpenApi, metric, state_of
 from tests.unit.serving.fakes import FakeModel, FakeRegistry, load_fake, request_body
@@ -49,20 +51,59 @@ def test_a_slow_challenger_drops_requests_and_delays_none(
     open_api: OpenApi, registry: FakeRegistry
 ) -> None:
     add_challenger(registry, probability=0.75)
-    resume = threading.Event()
+    began, resume = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        began.set()
+        resume.wait(60)
+
     slow = FakeModel(0.75)
     api = open_with(open_api, slow)
-    slow.before_predict = lambda: resume.wait(60)
-    n = QUEUE_SIZE + 5
+    slow.before_predict = wait
+    responses = [api.post("/predict", json=request_body())]
+    assert began.wait(60)  # the worker is busy
 
-    responses = [api.post("/predict", json=request_body()) for _ in range(n)]
+    responses += [api.post("/predict", json=request_body()) for _ in range(QUEUE_SIZE + 5)]
     resume.set()
     shadow_of(api).wait_until_idle()
 
     assert {response.status_code for response in responses} == {200}
-    dropped = metric(api, 'ontime_shadow_requests_total{result="dropped"}')
-    assert dropped in (4, 5)  # the worker may or may not have taken the first request in time
-    assert metric(api, 'ontime_shadow_requests_total{result="scored"}') == n - dropped
+    assert metric(api, 'ontime_shadow_requests_total{result="dropped"}') == 5
+    assert metric(api, 'ontime_shadow_requests_total{result="scored"}') == QUEUE_SIZE + 1
+
+
+def test_what_is_queued_is_scored_together(
+    open_api: OpenApi, registry: FakeRegistry, log: PredictionLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_challenger(registry, probability=0.75)
+    began, resume = threading.Event(), threading.Event()
+    passes: list[None] = []
+
+    def wait() -> None:
+        passes.append(None)
+        began.set()
+        resume.wait(60)
+
+    monkeypatch.setattr(shadow, "MAX_ROWS", 4)
+    challenger = FakeModel(0.75)
+    api = open_with(open_api, challenger)
+    challenger.before_predict = wait
+    names = [p["prediction_id"] for p in post(api, 1)]
+    assert began.wait(60)  # the worker is busy, and the following are queued
+
+    for n in (1, 2, 1, 3):  # the first three have 4 rows
+        names += [p["prediction_id"] for p in post(api, n)]
+    resume.set()
+    shadow_of(api).wait_until_idle()
+
+    assert len(passes) == 3
+    assert log.shadow_scores("2").to_dict() == dict.fromkeys(names, 0.75)
+
+
+def post(api: TestClient, n: int) -> list[dict[str, Any]]:
+    body = api.post("/predict", json=request_body(n)).json()
+    predictions: list[dict[str, Any]] = body["predictions"]
+    return predictions
 
 
 def test_a_failing_challenger_is_counted(open_api: OpenApi, registry: FakeRegistry) -> None:
