@@ -1,6 +1,7 @@
 """API keys on the command line; a key is printed once and stored as its digest only.
 
     python -m serving.keys create --client NAME --scopes predict,outcomes [--production-traffic]
+    python -m serving.keys create --given --client NAME --scopes ...    # the key in ONTIME_API_KEY
     python -m serving.keys list
     python -m serving.keys revoke KEY_ID
 
@@ -26,6 +27,9 @@ def main(arguments: list[str] | None = None) -> None:
     create.add_argument(
         "--production-traffic", action="store_true", help="monitoring counts its predictions"
     )
+    create.add_argument(
+        "--given", action="store_true", help="the key is in ONTIME_API_KEY; it is not printed"
+    )
     create.add_argument("--requests-per-s", type=int, default=100, help="per process of the API")
     create.add_argument("--max-concurrent", type=int, default=32, help="per process of the API")
     commands.add_parser("list").set_defaults(command="list")
@@ -33,19 +37,24 @@ def main(arguments: list[str] | None = None) -> None:
     revoke.set_defaults(command="revoke")
     revoke.add_argument("key_id")
     chosen = parser.parse_args(arguments)
-    log = PredictionLog(Settings().prediction_db_url)
+    settings = Settings()
+    log = PredictionLog(settings.prediction_db_url)
     log.migrate()
     keys = ApiKeys(log)
     try:
         if chosen.command == "create":
-            key = keys.create(
-                chosen.client,
-                chosen.scopes.split(","),
-                production_traffic=chosen.production_traffic,
-                requests_per_s=chosen.requests_per_s,
-                max_concurrent=chosen.max_concurrent,
-            )
-            print(key)
+            limits = {
+                "production_traffic": chosen.production_traffic,
+                "requests_per_s": chosen.requests_per_s,
+                "max_concurrent": chosen.max_concurrent,
+            }
+            scopes = chosen.scopes.split(",")
+            if not chosen.given:
+                print(keys.create(chosen.client, scopes, **limits))
+            elif settings.api_key:
+                keys.add(settings.api_key, chosen.client, scopes, **limits)
+            else:
+                raise ValueError("with --given the key is in ONTIME_API_KEY, and it is empty")
         elif chosen.command == "revoke":
             keys.revoke(chosen.key_id)
         else:

@@ -12,7 +12,7 @@ from sqlalchemy import select
 from starlette.testclient import TestClient
 
 from ontime.problem import EXAMPLE_INSTANCE, EXAMPLE_OUTCOME, Instance, Outcome
-from ontime.storage.api_keys import SCOPES, ApiKeys, local_key
+from ontime.storage.api_keys import KEY_ID_LENGTH, SCOPES, ApiKeys, digest_of, local_key
 from ontime.storage.prediction_log import PredictionLog
 from ontime.storage.schema import API_KEYS, OUTCOMES
 from serving import keyring, server
@@ -310,6 +310,24 @@ def test_the_command_creates_lists_and_revokes(
             keys_command([*create, *wrong])
     with pytest.raises(SystemExit):
         keys_command(["revoke", "unknown"])
+
+
+def test_the_command_stores_a_key_that_another_system_created(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ONTIME_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("ONTIME_API_KEY", "")
+    create = ["create", "--given", "--client", "operator", "--scopes", "predict"]
+    with pytest.raises(SystemExit):
+        keys_command(create)
+    assert "ONTIME_API_KEY" in capsys.readouterr().err
+    monkeypatch.setenv("ONTIME_API_KEY", "secret-of-another-system")
+    for _ in range(2):  # also of a task that runs again
+        keys_command(create)
+    assert capsys.readouterr().out == "", "a log keeps what is printed"
+    keys_command(["list"])
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.split()[0] == digest_of(b"secret-of-another-system")[:KEY_ID_LENGTH]
 
 
 def test_a_request_reads_no_key_from_the_database(
