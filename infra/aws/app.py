@@ -1,10 +1,12 @@
 """The stack on AWS, in one of two sizes: ``npx aws-cdk --app '... -m infra.aws.app'``.
 
 Context (``--context name=value``): size (development, production), tag (of the images), email (of
-alarms), certificate (the ARN of one in ACM; without it the balancer is private), repository
-(owner/name on GitHub, whose workflow may deploy). See docs/aws.md.
+alarms), certificate (the ARN of one in ACM; without it the balancer is private), without (services
+that get no tasks yet, by commas), repository (owner/name on GitHub, whose workflow may deploy). See
+docs/aws.md.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 from aws_cdk import App, CfnOutput, Environment, Stack, Tags
@@ -28,19 +30,24 @@ DEPLOY_ENVIRONMENT = "aws"  # on GitHub; its protection rule asks for the approv
 
 
 def build_stack(
-    app: App, size: Size, tag: str, email: str, certificate: str | None = None
+    app: App,
+    size: Size,
+    tag: str,
+    email: str,
+    certificate: str | None = None,
+    without: Collection[str] = (),
 ) -> Stack:
-    """All resources of one size.
+    """All resources of one size; without: services that get no tasks.
 
     Raises:
-        ValueError: if production would be served without TLS.
+        ValueError: if production would be served without TLS, or a service is not known.
     """
     if size.protected and not certificate:
         raise ValueError("production is served with TLS: give --context certificate=<ARN in ACM>")
     stack = Stack(app, f"ontime-{size.name}", env=Environment(region=REGION))
     Tags.of(stack).add("project", "ontime")
     storage = build_storage(stack, size)
-    services = build_services(stack, size, storage, tag, certificate)
+    services = build_services(stack, size, storage, tag, certificate, without)
     _alert(stack, size, storage, services, email)
     CfnOutput(stack, "Address", value=services.balancer.load_balancer_dns_name)
     return stack
@@ -151,6 +158,7 @@ def main() -> None:
         tag=context("tag", "0.1.0"),
         email=context("email", "ontime@example.com"),
         certificate=context("certificate"),
+        without=[name for name in context("without", "").split(",") if name],
     )
     if repository := context("repository"):
         build_github_stack(app, repository)

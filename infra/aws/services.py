@@ -1,22 +1,22 @@
 """The containers on Fargate: API behind a load balancer, MLflow, Prefect, worker, single tasks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from aws_cdk import Duration, RemovalPolicy, Stack
-from aws_cdk import aws_certificatemanager as acm
 from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_ecs as ecs
-from aws_cdk import aws_elasticloadbalancingv2 as elbv2
 from aws_cdk import aws_logs as logs
 from aws_cdk import aws_servicediscovery as servicediscovery
 
+from infra.aws.balancer import expose
 from infra.aws.sizes import Size, Task
-from infra.aws.storage import DATABASES, Storage, exempt, retention
+from infra.aws.storage import DATABASES, Storage, retention
 
 NAMESPACE = "ontime.internal"
+SERVICES = ("Api", "Mlflow", "Prefect", "Worker")
 CREATE_DATABASES = Path(__file__).with_name("create_databases.py")
 # Passwords reach a container as variables; the URLs that contain them are put together inside.
 URLS = {
@@ -24,6 +24,7 @@ URLS = {
     "ONTIME_FEAST_REGISTRY_URL": "postgresql+psycopg://feast:$FEAST_PASSWORD@$DB_HOST/feast",
     "ONTIME_REDIS_URL": "$REDIS_HOST:6379,ssl=true,password=$REDIS_PASSWORD",
 }
+API_KEY = {"ONTIME_API_KEY": "$API_PASSWORD"}
 MLFLOW_URLS = {
     "MLFLOW_BACKEND_STORE_URI": "postgresql+psycopg://mlflow:$MLFLOW_PASSWORD@$DB_HOST/mlflow"
 }
@@ -45,8 +46,11 @@ class Services:
 class _Builder:
     """Makes task definitions and services that share the cluster, the image tag and the rules."""
 
-    def __init__(self, stack: Stack, size: Size, storage: Storage, tag: str) -> None:
+    def __init__(
+        self, stack: Stack, size: Size, storage: Storage, tag: str, without: Collection[str]
+    ) -> None:
         self.stack, self.size, self.storage, self.tag = stack, size, storage, tag
+        self.without = without
         self.cluster = ecs.Cluster(
             stack,
             "Cluster",
@@ -142,7 +146,7 @@ class _Builder:
             name,
             cluster=self.cluster,
             task_definition=definition,
-            desired_count=tasks,
+            desired_count=0 if name in self.without else tasks,
             assign_public_ip=False,
             security_groups=[group],
             vpc_subnets=ec2.SubnetSelection(subnet_type=ec2.SubnetType.PRIVATE_WITH_EGRESS),
@@ -155,10 +159,21 @@ class _Builder:
 
 
 def build_services(
-    stack: Stack, size: Size, storage: Storage, tag: str, certificate: str | None
+    stack: Stack,
+    size: Size,
+    storage: Storage,
+    tag: str,
+    certificate: str | None,
+    without: Collection[str],
 ) -> Services:
-    """All services, and the two tasks that are run once: Databases, Bootstrap."""
-    build = _Builder(stack, size, storage, tag)
+    """All services, and the tasks that are run once: Databases, Keys, Bootstrap.
+
+    Raises:
+        ValueError: if a name of `without` is not one of a service.
+    """
+    if unknown := set(without) - set(SERVICES):
+        raise ValueError(f"without names some of {', '.join(SERVICES)}; found {sorted(unknown)}")
+    build = _Builder(stack, size, storage, tag, without)
     app = {
         "ONTIME_ENVIRONMENT": "production",
         "ONTIME_MLFLOW_URL": f"http://mlflow.{NAMESPACE}:5000",
@@ -201,12 +216,13 @@ def build_services(
     worker = build.serve(
         "Worker",
         build.define(
-            "Worker", "pipelines", size.worker, worker_command, flows, APP_PASSWORDS, URLS,
-            port=8080, health="/health", keeps_files=True,
+            "Worker", "pipelines", size.worker, worker_command, flows,
+            (*APP_PASSWORDS, "api"), URLS | API_KEY, port=8080, health="/health", keeps_files=True,
         ),
     )  # fmt: skip
+    worker.node.add_dependency(mlflow, prefect)  # it ends where Prefect does not respond
     tasks = ec2.SecurityGroup(stack, "TasksGroup", vpc=storage.vpc)
-    _define_single_tasks(build, flows)
+    _define_single_tasks(build, app, flows)
 
     clients = [*api.connections.security_groups, *worker.connections.security_groups, tasks]
     servers = [*mlflow.connections.security_groups, *prefect.connections.security_groups]
@@ -220,15 +236,16 @@ def build_services(
         api.connections.allow_from(group, ec2.Port.tcp(9000), "Clients inside")
     storage.files.connections.allow_default_port_from(worker)
 
-    scaling = api.auto_scale_task_count(
-        min_capacity=size.api_tasks[0], max_capacity=size.api_tasks[1]
-    )
-    scaling.scale_on_cpu_utilization("Cpu", target_utilization_percent=60)
-    balancer, target = _expose(stack, size, storage, api, certificate)
+    if "Api" not in without:
+        scaling = api.auto_scale_task_count(
+            min_capacity=size.api_tasks[0], max_capacity=size.api_tasks[1]
+        )
+        scaling.scale_on_cpu_utilization("Cpu", target_utilization_percent=60)
+    balancer, target = expose(stack, size, storage, api, certificate)
     return Services(api, balancer, target)
 
 
-def _define_single_tasks(build: _Builder, flows: Mapping[str, str]) -> None:
+def _define_single_tasks(build: _Builder, app: Mapping[str, str], flows: Mapping[str, str]) -> None:
     small = Task(256, 512)
     databases = build.define(
         "Databases", "pipelines", small, 'python -c "$PROGRAM"',
@@ -241,44 +258,13 @@ def _define_single_tasks(build: _Builder, flows: Mapping[str, str]) -> None:
             variable, ecs.Secret.from_secrets_manager(secret, field)
         )
     build.define(
-        "Bootstrap", "pipelines", small, "python -m pipelines.bootstrap", flows, APP_PASSWORDS, URLS
-    )
-
-
-def _expose(
-    stack: Stack, size: Size, storage: Storage, api: Any, certificate: str | None
-) -> tuple[Any, Any]:
-    """The balancer; it is public only with a certificate, so that nothing travels in clear text."""
-    balancer = elbv2.ApplicationLoadBalancer(
-        stack,
-        "Balancer",
-        vpc=storage.vpc,
-        internet_facing=certificate is not None,
-        drop_invalid_header_fields=True,
-        deletion_protection=size.protected,
-    )
-    balancer.log_access_logs(storage.log_bucket, "balancer")
-    options: dict[str, Any] = {"port": 80, "protocol": elbv2.ApplicationProtocol.HTTP}
-    if certificate:
-        options = {
-            "port": 443,
-            "certificates": [acm.Certificate.from_certificate_arn(stack, "Tls", certificate)],
-            "ssl_policy": elbv2.SslPolicy.TLS13_RES,
-        }
-    listener = balancer.add_listener("Listener", open=certificate is not None, **options)
-    target = listener.add_targets(
-        "Api",
-        port=9000,
-        protocol=elbv2.ApplicationProtocol.HTTP,
-        targets=[api],
-        deregistration_delay=Duration.seconds(30),
-        health_check=elbv2.HealthCheck(
-            path="/ready", interval=Duration.seconds(15), timeout=Duration.seconds(12)
-        ),
-    )
-    if not certificate:
-        inside_only = "reached from inside of the network only, where no certificate is given"
-        exempt(listener, {"CKV_AWS_2": inside_only, "CKV_AWS_103": inside_only})
-        inside = ec2.Peer.ipv4(storage.vpc.vpc_cidr_block)
-        balancer.connections.allow_from(inside, ec2.Port.tcp(80), "From inside the network")
-    return balancer, target
+        "Keys", "serving", small,
+        "python -m serving.keys create --given --client operator "
+        "--scopes predict,outcomes,operate,read --production-traffic",
+        app, (*APP_PASSWORDS, "api"), URLS | API_KEY,
+    )  # fmt: skip
+    build.define(
+        # `prefect deploy` imports every flow in a second process.
+        "Bootstrap", "pipelines", Task(512, 2048), "python -m pipelines.bootstrap", flows,
+        (*APP_PASSWORDS, "api"), URLS | API_KEY,
+    )  # fmt: skip

@@ -64,7 +64,7 @@ class Size:
             "NAT gateways": self.nat_gateways * HOURS * NAT,
             "Load balancer": HOURS * BALANCER,
             "Files and bucket": 20 * FILES_GB + 50 * BUCKET_GB,
-            "Secrets, key, alarms": 6 * SECRET + KEY + 7 * ALARM,
+            "Secrets, key, alarms": 7 * SECRET + KEY + 7 * ALARM,
         }
 
     @property

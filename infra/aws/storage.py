@@ -24,7 +24,7 @@ USER = "10001"  # of the images
 
 @dataclass(frozen=True)
 class Storage:
-    """What the services use. passwords: of each database, and of "redis"."""
+    """What the services use. passwords: of each database, of "redis", and of "api", its key."""
 
     key: Any
     vpc: Any
@@ -90,7 +90,7 @@ def build_storage(stack: Stack, size: Size) -> Storage:
             ),
             removal_policy=removal,
         )
-        for name in (*DATABASES, "redis")
+        for name in (*DATABASES, "redis", "api")
     }
     redis_group = ec2.SecurityGroup(stack, "RedisGroup", vpc=vpc, allow_all_outbound=False)
     files = efs.FileSystem(

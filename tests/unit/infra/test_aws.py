@@ -27,10 +27,11 @@ EMAIL = "owner@example.com"
 Template = dict[str, Any]
 
 
-def synthesize(size: Size) -> Any:
+def synthesize(size: Size, without: tuple[str, ...] = ()) -> Any:
     certificate = CERTIFICATE if size.protected else None
     app = aws_cdk.App(context=aws.FLAGS)
-    return assertions.Template.from_stack(aws.build_stack(app, size, "1.2.3", EMAIL, certificate))
+    stack = aws.build_stack(app, size, "1.2.3", EMAIL, certificate, without)
+    return assertions.Template.from_stack(stack)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +102,7 @@ def test_no_service_has_a_public_address(template: Any) -> None:
 def test_the_services_and_the_single_tasks_are_there(template: Any) -> None:
     assert len(resources(template, "AWS::ECS::Service")) == 4
     assert set(containers(template)) == {
-        "Api", "Mlflow", "Prefect", "Worker", "Databases", "Bootstrap"
+        "Api", "Mlflow", "Prefect", "Worker", "Databases", "Keys", "Bootstrap"
     }  # fmt: skip
 
 
@@ -144,6 +145,18 @@ def test_the_api_scales_between_the_sizes_numbers(template: Any, size: Size) -> 
     (target,) = resources(template, "AWS::ApplicationAutoScaling::ScalableTarget")
     assert (target["MinCapacity"], target["MaxCapacity"]) == size.api_tasks
     assert len(resources(template, "AWS::ApplicationAutoScaling::ScalingPolicy")) == 1
+
+
+def test_the_key_of_the_flows_is_the_one_that_a_task_stores(template: Any) -> None:
+    found = containers(template)
+    assert "serving.keys create --given" in json.dumps(found["Keys"]["Command"])
+    keys = {
+        name: [
+            each["ValueFrom"] for each in found[name]["Secrets"] if each["Name"] == "API_PASSWORD"
+        ]
+        for name in ("Keys", "Worker", "Bootstrap")
+    }
+    assert len({json.dumps(value) for value in keys.values()}) == 1 and keys["Keys"]
 
 
 def statements(template: Any) -> Iterator[Template]:
