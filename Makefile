@@ -139,7 +139,7 @@ spark-check: $(STAMP) .venv/.spark ## features and join on Spark against DuckDB,
 growth: $(STAMP) .venv/.spark ## time and memory on both engines at TIMES the source, or of SOURCE (hours; needs Java 17)
 	$(PY) -m experiments.growth $(call option,TIMES,times) $(call option,SOURCE,source) $(call option,LIMIT,limit)
 
-aws-check: .venv/aws/.installed .venv/ministack/.installed ## the stack on AWS: synthesized, checked, deployed to an emulator (needs Node 20 or newer)
+aws-check: .venv/aws/.installed .venv/ministack/.installed ## the stack on AWS: synthesized, checked, deployed to an emulator, with Docker also its containers (needs Node 20 or newer)
 	@command -v node >/dev/null || { echo "aws-check needs Node 20 or newer: aws-cdk-lib runs in it" >&2; exit 1; }
 	rm -rf var/aws
 	$(AWS)/python -m pytest -c /dev/null --rootdir . --noconftest -p no:cacheprovider -q tests/unit/infra/test_aws.py
@@ -148,6 +148,7 @@ aws-check: .venv/aws/.installed .venv/ministack/.installed ## the stack on AWS: 
 	$(AWS)/cfn-lint --ignore-checks W3005 -- var/aws/*/*.template.json # a dependency that CDK states twice
 	$(AWS)/checkov --directory var/aws --framework cloudformation --skip-download --compact --quiet
 	.venv/ministack/bin/python -m infra.aws.emulator var/aws/development/ontime-development.template.json var/aws/production/ontime-production.template.json
+	.venv/ministack/bin/python -m infra.aws.check_deployment var/aws/development/ontime-development.template.json
 	$(AWS)/python -m infra.aws.sizes
 
 results: $(STAMP) ## docs/results.md and the numbers of README.md, from the last reports
@@ -196,8 +197,7 @@ clean: ## remove the environment and everything that running wrote (var)
 	$(AWS)/python -m pip install --quiet --requirement infra/aws/requirements.txt
 	@touch $@
 
-# Another one: MiniStack and checkov pin different versions of botocore. Without the package `docker` it
-# starts no containers.
+# Another one: MiniStack and checkov pin different versions of botocore.
 .venv/ministack/.installed: infra/aws/emulator-requirements.txt $(STAMP)
 	$(PY) -m venv --clear .venv/ministack
 	.venv/ministack/bin/python -m pip install --quiet --requirement infra/aws/emulator-requirements.txt

@@ -4,20 +4,21 @@
 
 Shows what the assertions on a template cannot: that CloudFormation finds an order in which every
 reference can be resolved, that each task's variables and secrets then exist, and that nothing stays
-after the deletion. MiniStack runs without the package ``docker``, so that no container starts.
+after the deletion. No container starts here, `infra.aws.check_deployment` starts them.
 
 `LACKING` names the resource types that MiniStack 1.5.33 does not know; they are left out, with the
-resources that refer to them. `fit` also works around two of its faults.
+resources that refer to them. `fit` also works around four of its faults.
 """
 
 import json
 import os
+import string
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from socket import socket
@@ -38,7 +39,10 @@ LACKING = (
 )
 REGION = "us-east-1"
 TIMEOUT_S = 300
+ACCOUNT, SECRET_KEY = "000000000000", "test"  # the emulator's own
+STACK = "ontime"
 Template = dict[str, Any]
+Clients = Callable[[str], Any]  # a client of botocore by the name of its service
 
 
 class DeploymentFailed(RuntimeError):
@@ -65,9 +69,12 @@ def fit(template: Template) -> tuple[Template, Counter[str]]:
         for container in properties.get("ContainerDefinitions", []):
             # The emulator reads secrets of a template only with the names of the ECS API.
             container["Secrets"] = [
-                {"name": secret["Name"], "valueFrom": secret["ValueFrom"]}
+                {"name": secret["Name"], "valueFrom": _by_arn(secret["ValueFrom"], resources)}
                 for secret in container.get("Secrets", [])
             ]
+        if properties.get("GenerateSecretString", {}).get("ExcludePunctuation"):
+            # The emulator excludes the characters that are listed only.
+            properties["GenerateSecretString"]["ExcludeCharacters"] = string.punctuation
         kept[name]["Properties"] = properties
     return {**template, "Resources": kept}, Counter(resources[name]["Type"] for name in left_out)
 
@@ -81,6 +88,18 @@ def _refers(node: Any, names: set[str]) -> bool:
             or any(_refers(value, names) for value in node.values())
         )
     return isinstance(node, list) and any(_refers(value, names) for value in node)
+
+
+def _by_arn(node: Any, resources: Template) -> Any:
+    """A reference to a secret is its name in the emulator, and its ARN on AWS."""
+    if isinstance(node, dict):
+        name = str(node.get("Ref"))
+        if resources.get(name, {}).get("Type") == "AWS::SecretsManager::Secret":
+            return {"Fn::GetAtt": [name, "Id"]}
+        return {key: _by_arn(value, resources) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_by_arn(value, resources) for value in node]
+    return node
 
 
 def _without_cidr_attribute(node: Any, resources: Template) -> Any:
@@ -104,7 +123,8 @@ def emulator() -> Iterator[str]:
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "ministack"],
-            env=os.environ | {"GATEWAY_PORT": str(port), "IOT_MTLS_PORT": "0"},
+            env=os.environ
+            | {"GATEWAY_PORT": str(port), "IOT_MTLS_PORT": "0", "DOCKER_HOST": "unix:///dev/null"},
             stdout=log,
             stderr=log,
         )
@@ -115,12 +135,8 @@ def emulator() -> Iterator[str]:
             process.wait()
 
 
-def deploy(template: Template, address: str) -> Counter[str]:
-    """Create the stack, check it, delete it; returns how many resources of each type there were.
-
-    Raises:
-        DeploymentFailed: if a resource was not created, or a task lacks a variable or a secret.
-    """
+def connect(address: str) -> Clients:
+    """Clients of the emulator, once it responds and is prepared as `cdk bootstrap` does."""
     session = botocore.session.get_session()
 
     def client(service: str) -> Any:
@@ -128,43 +144,76 @@ def deploy(template: Template, address: str) -> Counter[str]:
             service,
             region_name=REGION,
             endpoint_url=address,
-            aws_access_key_id="000000000000",  # the account
-            aws_secret_access_key="none",  # noqa: S106 - nothing is secret in an emulator
+            aws_access_key_id=ACCOUNT,
+            aws_secret_access_key=SECRET_KEY,
         )
 
-    parameters, buckets, stacks = client("ssm"), client("s3"), client("cloudformation")
-    _wait(lambda: buckets.list_buckets())
+    _wait(client("s3").list_buckets)
+    client("s3").create_bucket(Bucket="templates")
     version = {"Name": "/cdk-bootstrap/hnb659fds/version", "Value": "30", "Type": "String"}
-    parameters.put_parameter(**version, Overwrite=True)  # what `cdk bootstrap` writes
-    buckets.create_bucket(Bucket="templates")
-    buckets.put_object(Bucket="templates", Key="template.json", Body=json.dumps(template).encode())
-    stack = {"StackName": "ontime"}
-    stacks.create_stack(
-        **stack, TemplateURL=f"{address}/templates/template.json", Capabilities=["CAPABILITY_IAM"]
-    )
-    status = _settled(stacks, stack)
-    if status != "CREATE_COMPLETE":
-        events = stacks.describe_stack_events(**stack)["StackEvents"]
+    client("ssm").put_parameter(**version, Overwrite=True)
+    return client
+
+
+def apply(client: Clients, template: Template, update: bool = False) -> dict[str, Template]:
+    """Create or update the stack; returns its resources by their names in the template.
+
+    Raises:
+        DeploymentFailed: if a resource was not created.
+    """
+    stacks = client("cloudformation")
+    key = "template.json"
+    client("s3").put_object(Bucket="templates", Key=key, Body=json.dumps(template).encode())
+    call = stacks.update_stack if update else stacks.create_stack
+    # The emulator reads the path of this address only.
+    url = f"http://localhost/templates/{key}"
+    call(StackName=STACK, TemplateURL=url, Capabilities=["CAPABILITY_IAM"])
+    status = _settled(stacks, STACK)
+    if status != ("UPDATE_COMPLETE" if update else "CREATE_COMPLETE"):
+        events = stacks.describe_stack_events(StackName=STACK)["StackEvents"]
         faults = [
             f"{each['LogicalResourceId']} ({each['ResourceType']}): {each['ResourceStatusReason']}"
             for each in events
-            if each["ResourceStatus"] == "CREATE_FAILED" and "ResourceStatusReason" in each
+            if each["ResourceStatus"].endswith("_FAILED") and "ResourceStatusReason" in each
         ]
         raise DeploymentFailed(f"the stack is {status}: {'; '.join(faults)}")
-    created = stacks.describe_stack_resources(**stack)["StackResources"]
-    missing = template["Resources"].keys() - {each["LogicalResourceId"] for each in created}
-    if missing:
+    created = stacks.describe_stack_resources(StackName=STACK)["StackResources"]
+    resources = {each["LogicalResourceId"]: each for each in created}
+    if missing := template["Resources"].keys() - resources.keys():
         raise DeploymentFailed(f"these resources were not created: {sorted(missing)}")
-    _check_tasks(client("ecs"), client("secretsmanager"))
-    stacks.delete_stack(**stack)
-    status = _settled(stacks, {"StackName": created[0]["StackId"]})
+    return resources
+
+
+def destroy(client: Clients) -> None:
+    """Delete the stack.
+
+    Raises:
+        DeploymentFailed: if it is not deleted, or a cluster is left.
+    """
+    stacks = client("cloudformation")
+    (stack,) = stacks.describe_stacks(StackName=STACK)["Stacks"]
+    stacks.delete_stack(StackName=STACK)
+    status = _settled(stacks, stack["StackId"])
     if status != "DELETE_COMPLETE" or client("ecs").list_clusters()["clusterArns"]:
         raise DeploymentFailed(f"the stack is {status} after its deletion, or left a cluster")
-    return Counter(each["ResourceType"] for each in created)
 
 
-def _check_tasks(ecs: Any, secrets: Any) -> None:
+def deploy(template: Template, address: str) -> Counter[str]:
+    """Create the stack, check it, delete it; returns how many resources of each type there were.
+
+    Raises:
+        DeploymentFailed: if a resource was not created, or a task lacks a variable or a secret.
+    """
+    client = connect(address)
+    resources = apply(client, template)
+    check_tasks(client)
+    destroy(client)
+    return Counter(each["ResourceType"] for each in resources.values())
+
+
+def check_tasks(client: Clients) -> None:
     """Raise DeploymentFailed unless every task's variables are texts and its secrets exist."""
+    ecs, secrets = client("ecs"), client("secretsmanager")
     for arn in ecs.list_task_definitions()["taskDefinitionArns"]:
         task = ecs.describe_task_definition(taskDefinition=arn)["taskDefinition"]
         for container in task["containerDefinitions"]:
@@ -174,16 +223,18 @@ def _check_tasks(ecs: Any, secrets: Any) -> None:
                 raise DeploymentFailed(f"{container['name']}: empty {empty}, or no secrets")
             for each in container["secrets"]:
                 parts = each["valueFrom"].split(":")
+                if parts[:3] != ["arn", "aws", "secretsmanager"]:
+                    raise DeploymentFailed(f"{container['name']}: {each} is no ARN of a secret")
                 value = secrets.get_secret_value(SecretId=":".join(parts[:7]))["SecretString"]
                 if len(parts) > 7 and parts[7] not in json.loads(value):
                     raise DeploymentFailed(f"{container['name']}: {each['name']} has no value")
 
 
-def _settled(stacks: Any, stack: dict[str, str]) -> str:
+def _settled(stacks: Any, stack: str) -> str:
     """The stack's status, once nothing is in progress."""
     until = time.monotonic() + TIMEOUT_S
     while time.monotonic() < until:
-        status = str(stacks.describe_stacks(**stack)["Stacks"][0]["StackStatus"])
+        status = str(stacks.describe_stacks(StackName=stack)["Stacks"][0]["StackStatus"])
         if not status.endswith("IN_PROGRESS"):
             return status
         time.sleep(1)
@@ -197,7 +248,7 @@ def _wait(call: Any) -> None:
         try:
             call()
             return
-        except botocore.exceptions.EndpointConnectionError:
+        except (botocore.exceptions.ConnectionError, botocore.exceptions.HTTPClientError):
             if time.monotonic() > until:
                 raise
             time.sleep(0.5)

@@ -17,7 +17,7 @@ aws_cdk = pytest.importorskip(
 from aws_cdk import assertions  # noqa: E402
 
 from infra.aws import app as aws  # noqa: E402
-from infra.aws import services  # noqa: E402
+from infra.aws import check_deployment, services  # noqa: E402
 from infra.aws.sizes import DEVELOPMENT, PRODUCTION, SIZES, Size  # noqa: E402
 from infra.aws.storage import DATABASES  # noqa: E402
 
@@ -145,6 +145,22 @@ def test_the_api_scales_between_the_sizes_numbers(template: Any, size: Size) -> 
     (target,) = resources(template, "AWS::ApplicationAutoScaling::ScalableTarget")
     assert (target["MinCapacity"], target["MaxCapacity"]) == size.api_tasks
     assert len(resources(template, "AWS::ApplicationAutoScaling::ScalingPolicy")) == 1
+
+
+def test_a_first_deployment_starts_no_service_as_in_the_emulator(template: Any, size: Size) -> None:
+    """Nothing scales it up, and a service that needs another one is started after it."""
+    without = ("Api", "Mlflow")
+    found = synthesize(size, without)
+    kind = "AWS::ECS::Service"
+    expected = check_deployment.without(template.to_json(), without)["Resources"]
+    services_without = {n: each for n, each in expected.items() if each["Type"] == kind}
+    assert found.find_resources(kind) == services_without
+    assert not resources(found, "AWS::ApplicationAutoScaling::ScalableTarget")
+    (worker,) = (each for name, each in services_without.items() if name.startswith("Worker"))
+    for needed in ("MlflowService", "PrefectService"):
+        assert any(name.startswith(needed) for name in worker["DependsOn"])
+    with pytest.raises(ValueError, match="Other"):
+        synthesize(size, ("Other",))
 
 
 def test_the_key_of_the_flows_is_the_one_that_a_task_stores(template: Any) -> None:
