@@ -5,7 +5,7 @@
 The source tables are repeated in time and in space (`SHAPES`). Each cell of the result is a process
 of its own with a time limit; an engine whose part was stopped or failed is not measured on more
 rows. `--source` measures ingest and features of a source of many files instead. Writes
-``growth.json``, and from it the tables of docs/scale.md and their picture.
+``growth.json`` after each cell, and from it the tables of docs/scale.md and their picture.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import shutil
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -41,9 +42,8 @@ HEADINGS = {"repeated": "The source repeated", "source": "A source of many files
 Results = dict[str, Any]
 
 
-def growth(settings: Settings, times: list[int], limit_s: float) -> list[Results]:
+def growth(settings: Settings, times: list[int], limit_s: float) -> Iterator[Results]:
     """Measure every part on both engines, from the fewest rows to the most."""
-    cells: list[Results] = []
     ended: set[tuple[str, str]] = set()  # (part, engine) that had no result
     root = settings.data_dir / "growth"
     for n in sorted(times):
@@ -63,10 +63,8 @@ def growth(settings: Settings, times: list[int], limit_s: float) -> list[Results
                     cell |= measure(part, engine, folder, limit_s) | n_rows(part, folder)
                 if cell["ended"]:
                     ended.add((part, engine))
-                print(line(cell), flush=True)
-                cells.append(cell)
+                yield cell
     shutil.rmtree(root, ignore_errors=True)
-    return cells
 
 
 def prepare(settings: Settings, root: Path, places: int, years: int) -> None:
@@ -99,7 +97,7 @@ def n_rows(part: str, folder: Path) -> Results:
     return {"rows": sum(pq.read_metadata(path).num_rows for path in sorted(folder.glob(name)))}
 
 
-def source(settings: Settings, location: str, limit_s: float) -> list[Results]:
+def source(settings: Settings, location: str, limit_s: float) -> Iterator[Results]:
     """Ingest the files, then build their features on each engine."""
     root = settings.data_dir / "growth"
     shutil.rmtree(root, ignore_errors=True)
@@ -108,15 +106,12 @@ def source(settings: Settings, location: str, limit_s: float) -> list[Results]:
     os.environ["ONTIME_SOURCE"] = location
     first = root / ENGINES[0]
     (root / ENGINES[1] / "tables").symlink_to(first / "tables")
-    cells: list[Results] = []
     for part, engine in [("ingest", ENGINES[0]), *(("features", engine) for engine in ENGINES)]:
         measured = measure(part, engine, root / engine, limit_s)
-        cells.append({"part": part, "engine": engine} | measured | n_rows(part, root / engine))
-        print(line(cells[-1]), flush=True)
+        yield {"part": part, "engine": engine} | measured | n_rows(part, root / engine)
         if part == "ingest" and measured["ended"]:
             break
     shutil.rmtree(root, ignore_errors=True)
-    return cells
 
 
 def line(cell: Results) -> str:
@@ -237,17 +232,18 @@ def main() -> None:
     options = parser.parse_args()
     settings = Settings()
     spark_engine.check_installed()
-    report = {"limit_s": options.limit, "machine": machine()}
-    key = "source" if options.source else "repeated"
     if options.source:
-        report["cells"] = source(settings, options.source, options.limit)
+        key, measured = "source", source(settings, options.source, options.limit)
     else:
-        report["cells"] = growth(settings, options.times, options.limit)
+        key, measured = "repeated", growth(settings, options.times, options.limit)
     settings.reports_dir.mkdir(parents=True, exist_ok=True)
     path = settings.reports_dir / "growth.json"
-    earlier = json.loads(path.read_text()) if path.exists() else {}
-    report = earlier | {key: report}
-    path.write_text(json.dumps(report, indent=1))
+    report: Results = json.loads(path.read_text()) if path.exists() else {}
+    report[key] = {"limit_s": options.limit, "machine": machine(), "cells": []}
+    for cell in measured:
+        print(line(cell), flush=True)
+        report[key]["cells"].append(cell)
+        path.write_text(json.dumps(report, indent=1))
     write_page(report, ROOT)
 
 

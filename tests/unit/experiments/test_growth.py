@@ -91,7 +91,7 @@ def test_an_engine_that_was_stopped_is_not_measured_on_more(
     monkeypatch.setattr(growth, "prepare", lambda *_: None)
     monkeypatch.setattr(growth, "has_features", lambda _: True)
     settings = dataset.settings.model_copy(update={"data_dir": tmp_path})
-    cells = growth.growth(settings, [3, 1], limit_s=1)
+    cells = list(growth.growth(settings, [3, 1], limit_s=1))
     assert [cell["times"] for cell in cells] == [1] * 4 + [3] * 4
     assert asked.count(("join", "duckdb")) == 1 and asked.count(("join", "spark")) == 2
     assert [cell["ended"] for cell in cells[4:]] == ["not tried", 0] * 2
