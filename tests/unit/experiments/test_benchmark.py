@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from experiments import benchmark_shards
 from experiments.benchmark import (
     DATA_PARTS,
     JOINS,
@@ -17,7 +18,6 @@ from experiments.benchmark import (
     ratio,
     ratios,
     run_part,
-    train_on_shards,
 )
 from experiments.benchmark_data import PARTS, REPETITION, joined, repeat_tables
 from experiments.benchmark_models import log_loss, retraining, scoring, training
@@ -64,11 +64,13 @@ def test_both_sides_build_the_same_rows_and_join_the_same_cells(
 def test_training_from_shards_reaches_the_loss_of_training_in_memory(
     dataset: Dataset, examples: pd.DataFrame, tmp_path: Path
 ) -> None:
-    results = train_on_shards(dataset.settings.data_dir, tmp_path, times=1)
-    assert results["rows"] == int((examples.outcome_known_at <= DEMO_START).sum())
-    losses = [results[part]["train_loss"] for part in TRAININGS]
-    assert losses[0] == pytest.approx(losses[1], abs=0.01)
-    assert all(results[part]["rows_per_second"] > 0 for part in TRAININGS)
+    folder = tmp_path / "shards"
+    written = benchmark_shards.write(folder, times=1)
+    assert written["rows"] == int((examples.outcome_known_at <= DEMO_START).sum())
+    memory = benchmark_shards.train("memory", folder)
+    shards = run_part("benchmark_shards", dataset.settings.data_dir, "shards", str(folder))
+    assert memory["train_loss"] == pytest.approx(shards["train_loss"], abs=0.01)
+    assert min(memory["rows_per_second"], shards["rows_per_second"]) > 0
 
 
 def test_the_digest_depends_on_every_cell_and_not_on_the_order() -> None:
