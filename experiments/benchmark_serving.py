@@ -4,9 +4,10 @@
 
 It needs `wrk` and a champion (`make demo`, or `make ingest features train promote`). Peers, each
 one process: `bare` and `naive` of `serving_peers`, and ``mlflow models serve``, which gets finished
-features and logs nothing. The API logs every prediction to a new SQLite database. With
-ONTIME_REDIS_URL or ONTIME_PREDICTION_DB_URL set, it is also measured on those. Results are in
-``bench.json`` under ``serving``, the picture in ``serving.png``.
+features and logs nothing. The API logs every prediction to a new SQLite database and has no
+challenger in shadow, unless stated. It is also measured on ONTIME_REDIS_URL, and with it on
+ONTIME_PREDICTION_DB_URL, if they are set, and with a challenger in shadow if there is one. Results
+are in ``bench.json`` under ``serving``, the picture in ``serving.png``.
 """
 
 import argparse
@@ -44,7 +45,8 @@ from ontime.settings import ROOT, Settings
 from ontime.storage.api_keys import local_key
 
 LOADS = ((1, 1), (16, 1), (64, 1), (4, 100))  # connections, instances per request
-VISITED = "ours, pages visited"
+VISITED, SHADOW = "ours, pages visited", "ours, a challenger in shadow"
+REDIS, DEPLOYED = "ours, Redis", "ours, Redis and Postgres"
 START_S = 120.0
 WRK_BODY = """
 wrk.method = "POST"
@@ -114,7 +116,11 @@ def cpu_seconds(process: psutil.Process) -> float:
 
 
 def load(server: Server, connections: int, instances: int, seconds: int, folder: Path) -> Row:
-    """Requests per second, latencies and CPU time per request of one server under one load."""
+    """Requests per second, latencies and CPU time per request of one server under one load.
+
+    Raises:
+        RuntimeError: if a request failed: errors are answered faster, or slower, than predictions.
+    """
     script = folder / f"{instances}{server.body}.lua"
 
     def wrk(seconds: int) -> str:
@@ -128,13 +134,13 @@ def load(server: Server, connections: int, instances: int, seconds: int, folder:
     used = cpu_seconds(server.process) - before
     found = re.search(r"(\d+) requests in ([\d.]+)s", done)
     assert found is not None, done
-    failed = re.search(r"Non-2xx or 3xx responses: (\d+)", done)
+    if failed := re.search(r"Non-2xx or 3xx responses: (\d+)", done):
+        raise RuntimeError(f"{server.name}: {failed[1]} of {found[1]} requests failed")
     row = {
         "server": server.name,
         "connections": connections,
         "instances": instances,
         "requests_per_s": float(found[1]) / float(found[2]),
-        "failed": int(failed[1]) if failed else 0,
         "p50_ms": milliseconds(done, "50%"),
         "p99_ms": milliseconds(done, "99%"),
         "cpu_ms_per_request": 1000 * used / max(int(found[1]), 1),
@@ -142,8 +148,7 @@ def load(server: Server, connections: int, instances: int, seconds: int, folder:
     print(
         f"  {server.name:<16}{connections:>3} connections {instances:>4} instances "
         f"{row['requests_per_s']:>9,.0f} requests/s   p50 {row['p50_ms']:>8.2f} ms   "
-        f"p99 {row['p99_ms']:>8.2f} ms   CPU {row['cpu_ms_per_request']:.2f} ms   "
-        f"{row['failed']} failed",
+        f"p99 {row['p99_ms']:>8.2f} ms   CPU {row['cpu_ms_per_request']:.2f} ms",
         flush=True,
     )
     return row
@@ -173,15 +178,17 @@ def prepare(settings: Settings, folder: Path) -> None:
     as_of = rows.event_timestamp.min()
     fields = column_arrays(rows, Instance.model_fields)
     keys = pd.DataFrame(entity_key_columns(fields))
+    embedded = open_feature_store(settings.model_copy(update={"redis_url": ""}))
     ours, peer = open_feature_store(settings), feast_store(folder)
     peer.apply(definitions(settings.features_dir))
-    writer = OnlineWriter(ours)
+    writers = [OnlineWriter(store) for store in (embedded, ours)]
     for view in VIEWS:
         table = pd.read_parquet(settings.features_dir / f"{view.name}.parquet")
         known = table[table.event_timestamp <= as_of]
         known = known.merge(keys[list(view.keys)].drop_duplicates(), on=list(view.keys))
         newest = known.sort_values("event_timestamp").drop_duplicates(list(view.keys), keep="last")
-        writer.write([(view, newest)])
+        for writer in writers:
+            writer.write([(view, newest)])
         peer.write_to_online_store(view.name, df=newest)
     read = OnlineFeatures(ours).read(fields, np.full(len(rows), as_of.to_datetime64()))
     inputs = read.frame[[*model.spec.numeric, *model.spec.categorical]]
@@ -217,6 +224,7 @@ def benchmark(seconds: int) -> Row:
         embedded = {
             "ONTIME_REDIS_URL": "",
             "ONTIME_PREDICTION_DB_URL": f"sqlite:///{folder}/predictions.db",
+            "ONTIME_SHADOW": "false",
         }
         start = [
             running("bare", [*peers, "experiments.serving_peers:bare"], "/predict", "/docs"),
@@ -230,13 +238,12 @@ def benchmark(seconds: int) -> Row:
             ),
             running("ours", api, "/predict", "/ready", **embedded),
         ]  # fmt: skip
-        deployed = {
-            "Redis": bool(settings.redis_url),
-            "Postgres": not settings.prediction_db_url.startswith("sqlite"),
-        }
-        if any(deployed.values()):
-            names = " and ".join(name for name, is_used in deployed.items() if is_used)
-            start.append(running(f"ours, {names}", api, "/predict", "/ready"))
+        if settings.redis_url:
+            on_redis = embedded | {"ONTIME_REDIS_URL": settings.redis_url}
+            start.append(running(REDIS, api, "/predict", "/ready", **on_redis))
+            if not settings.prediction_db_url.startswith("sqlite"):
+                on_both = on_redis | {"ONTIME_PREDICTION_DB_URL": settings.prediction_db_url}
+                start.append(running(DEPLOYED, api, "/predict", "/ready", **on_both))
         servers = [on.enter_context(each) for each in start]
         rows = [load(server, *each, seconds, folder) for each in LOADS for server in servers]
         ours = next(server for server in servers if server.name == "ours")
@@ -245,6 +252,10 @@ def benchmark(seconds: int) -> Row:
         workers = [*api, "--workers", "2"]
         with running("ours, 2 workers", workers, "/predict", "/ready", **embedded) as two:
             rows += [load(two, connections, 1, seconds, folder) for connections in (16, 64)]
+        if model_registry.resolve(settings, model_registry.CHALLENGER) is not None:
+            shadow = embedded | {"ONTIME_SHADOW": "true"}
+            with running(SHADOW, api, "/predict", "/ready", **shadow) as scoring_twice:
+                rows.append(load(scoring_twice, 16, 1, seconds, folder))
     report = {"rows": rows} | ratios(rows)
     path = settings.reports_dir / "bench.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -263,6 +274,7 @@ def ratios(rows: list[Row]) -> dict[str, float]:
     def speed(server: str, connections: int = 16, instances: int = 1) -> float:
         return float(by_load[server, connections, instances]["requests_per_s"])
 
+    others = {"redis_to_bare": REDIS, "deployed_to_bare": DEPLOYED, "shadow_to_bare": SHADOW}
     return {
         "to_bare": speed("ours") / speed("bare"),
         "to_naive_feast": speed("ours") / speed("naive Feast"),
@@ -272,6 +284,10 @@ def ratios(rows: list[Row]) -> dict[str, float]:
         "batch_predictions_per_s": 100 * speed("ours", 4, 100),
         "two_workers_to_one": speed("ours, 2 workers", 64) / speed("ours", 64),
         "with_visitors": speed(VISITED) / speed("ours"),
+    } | {
+        name: speed(server) / speed("bare")
+        for name, server in others.items()
+        if (server, 16, 1) in by_load
     }
 
 

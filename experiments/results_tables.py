@@ -177,14 +177,13 @@ def serving_table(serving: Report) -> str:
         "p50 ms": "{p50_ms:.1f}",
         "p99 ms": "{p99_ms:.1f}",
         "CPU ms per request": "{cpu_ms_per_request:.2f}",
-        "failed": "{failed}",
     }
     return table(serving["rows"], columns)
 
 
 def serving_ratios(serving: Report) -> str:
     forms = {
-        "throughput against bare FastAPI, 16 connections": "{to_bare:.2f}",
+        "throughput against bare FastAPI, 16 connections, SQLite": "{to_bare:.2f}",
         "against Feast and the network called per request": "{to_naive_feast:.0f}",
         "against `mlflow models serve`, without features and log": "{to_mlflow_serve:.0f}",
         "p99 against bare FastAPI": "{p99_to_bare:.1f}",
@@ -192,8 +191,16 @@ def serving_ratios(serving: Report) -> str:
         f"{INSTANCES}/s in requests of 100": "{batch_predictions_per_s:,.0f}",
         "two worker processes against one, 64 connections": "{two_workers_to_one:.2f}",
     }
-    if "with_visitors" in serving:  # not in a report of an earlier version
-        forms["with eight visitors on the pages against without"] = "{with_visitors:.2f}"
+    forms |= {  # not in every report
+        what: f"{{{name}:.2f}}"
+        for name, what in {
+            "redis_to_bare": "against bare FastAPI, features in Redis, log in SQLite",
+            "deployed_to_bare": "against bare FastAPI, features in Redis, log in Postgres",
+            "shadow_to_bare": "against bare FastAPI, SQLite, a challenger in shadow",
+            "with_visitors": "with eight visitors on the pages against without",
+        }.items()
+        if name in serving
+    }
     return facts("ratio", serving, forms)
 
 

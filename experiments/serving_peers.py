@@ -7,6 +7,7 @@ tutorial writes: Feast's own store by feature references, a data frame, and the 
 import os
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from fastapi import FastAPI
@@ -15,7 +16,14 @@ from feast import FeatureStore, RepoConfig
 from ontime.data.timestamps import column_arrays, utc_datetime64
 from ontime.features.feast_config import repo_config
 from ontime.models.serialization import TrainedModel
-from ontime.problem import ENTITY_KEYS, VIEWS, Instance, entity_key_columns, request_features
+from ontime.problem import (
+    ENTITY_KEYS,
+    FEATURE_SPEC,
+    VIEWS,
+    Instance,
+    entity_key_columns,
+    request_features,
+)
 from ontime.settings import Settings
 from serving.schemas import PredictedInstance, PredictRequest, PredictResponse
 
@@ -81,12 +89,16 @@ def naive() -> FastAPI:
         fields = column_arrays(frame, Instance.model_fields)
         keys = entity_key_columns(fields)
         entities = {name: keys[name].tolist() for name in ENTITY_KEYS}
-        stored = pd.DataFrame(store.get_online_features(references, entities).to_dict())
-        stored = stored.drop(columns=list(ENTITY_KEYS)).astype("float64")
-        as_of = pd.Series([utc_datetime64(request.as_of)] * len(frame)).to_numpy("datetime64[us]")
-        columns = fields | {name: stored[name].to_numpy() for name in stored}
-        computed = request_features(columns, as_of)
-        inputs = frame.join(stored).assign(**computed)
-        return response(model.predict(inputs).tolist())
+        read = pd.DataFrame(store.get_online_features(references, entities).to_dict())
+        read = read.drop(columns=list(ENTITY_KEYS)).astype("float64")
+        stored = {name: read[name].to_numpy() for name in read}
+        for view in VIEWS:
+            if view.events:
+                events = read[list(view.columns)].to_numpy()
+                stored[view.name] = events.reshape(len(read), view.events, -1)
+        as_of = np.full(len(frame), utc_datetime64(request.as_of))
+        features = stored | request_features(fields | stored, as_of)
+        numeric = pd.DataFrame(FEATURE_SPEC.matrix(features), columns=list(FEATURE_SPEC.numeric))
+        return response(model.predict(frame.join(numeric)).tolist())
 
     return app

@@ -98,7 +98,7 @@ def results_page(reports: dict[str, Any]) -> str:
         elif name == "serving":
             section = [
                 "`make bench-serving`: all servers in one run, with one process each unless stated "
-                "otherwise. The API logs every prediction to SQLite.",
+                "otherwise. The API logs every prediction, to SQLite unless stated.",
                 serving_ratios(reports[name]),
                 serving_table(reports[name]),
                 "![Requests per second](images/serving.png)",

@@ -86,7 +86,7 @@ def reports() -> dict[str, Any]:
                 "p99_to_bare": 5.5, "idle_p50_ms": 3.3, "batch_predictions_per_s": 5100.0,
                 "two_workers_to_one": 1.5,
                 "rows": [
-                    {"server": "ours", "connections": 16, "instances": 1, "failed": 0}
+                    {"server": "ours", "connections": 16, "instances": 1}
                     | {"requests_per_s": 1033.0, "p50_ms": 12.49, "p99_ms": 97.96}
                     | {"cpu_ms_per_request": 0.45}
                 ],
@@ -183,7 +183,7 @@ def test_the_page_has_every_table_and_its_pictures(reports_dir: Path, root: Path
         "| `request` | 4 | 0.0100 |  |  |  |  |  |",
         "| `intermediate tables` |  |  | 2.0 |  |  |  |  |",
         "Of 2 features 1 have no benefit above the noise: `idle`.",
-        "| throughput against bare FastAPI, 16 connections | 0.25 |",
+        "| throughput against bare FastAPI, 16 connections, SQLite | 0.25 |",
         "| postgres | 2.5 | 0.3 |  |",
         "| redis | 1.0 | 0.2 | 1.5 |",
         "| 10,345, 0 |",
@@ -274,7 +274,7 @@ def test_one_of_the_two_benchmarks_of_a_file_may_be_missing(
     (reports_dir / "bench.json").write_text(json.dumps(serving))
     write_results(reports_dir, root)
     page = (root / "docs" / "results.md").read_text()
-    assert "| ours | 16 | 1 | 1,033 | 12.5 | 98.0 | 0.45 | 0 |" in page
+    assert "| ours | 16 | 1 | 1,033 | 12.5 | 98.0 | 0.45 |" in page
     assert "Not measured at this revision; `make bench` does." in page
 
 
