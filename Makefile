@@ -137,7 +137,8 @@ spark-check: $(STAMP) .venv/.spark ## features and join on Spark against DuckDB,
 	$(PY) -m experiments.spark_check
 
 growth: $(STAMP) .venv/.spark ## time and memory on both engines at TIMES the source, or of SOURCE (hours; needs Java 17)
-	$(PY) -m experiments.growth $(call option,TIMES,times) $(call option,SOURCE,source) $(call option,LIMIT,limit)
+	$(PY) -m experiments.growth $(call option,TIMES,times) $(call option,SOURCE,source) $(call option,LIMIT,limit) \
+		$(call option,SPARK_FEATURES,spark-features)
 
 aws-check: .venv/aws/.installed .venv/ministack/.installed ## the stack on AWS: synthesized, checked, deployed to an emulator, with Docker also its containers (needs Node 20 or newer)
 	@command -v node >/dev/null || { echo "aws-check needs Node 20 or newer: aws-cdk-lib runs in it" >&2; exit 1; }

@@ -95,6 +95,8 @@ def test_an_engine_that_was_stopped_is_not_measured_on_more(
     assert [cell["times"] for cell in cells] == [1] * 4 + [3] * 4
     assert asked.count(("join", "duckdb")) == 1 and asked.count(("join", "spark")) == 2
     assert [cell["ended"] for cell in cells[4:]] == ["not tried", 0] * 2
+    fewer = list(growth.growth(settings, [1, 3], limit_s=1, spark_features=1))
+    assert [cell["ended"] for cell in fewer[4:]] == ["not tried", "not tried", "not tried", 0]
 
 
 def test_the_page_is_written_from_the_report(tmp_path: Path) -> None:
