@@ -10,8 +10,9 @@ import argparse
 import asyncio
 import os
 import shutil
+import socket
 from contextlib import closing, suppress
-from typing import Any
+from typing import Any, Self
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -104,21 +105,40 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=9000)
     parser.add_argument("--workers", type=int, default=1, help="processes; each has a champion")
     arguments = parser.parse_args()
-    address = {"host": arguments.host, "port": arguments.port}
     if arguments.workers > 1:
-        run_workers(arguments.workers, **address)
+        run_workers(arguments.workers, arguments.host, arguments.port)
         return
-    server = uvicorn.Server(server_config(**address))
+    server = uvicorn.Server(server_config(host=arguments.host, port=arguments.port))
     server.run()
     if not server.started:
         raise SystemExit(3)  # as uvicorn's command
 
 
-def run_workers(n: int, app: str = APP, **address: Any) -> None:
-    """Run n processes on one socket. Their metrics are summed through files in an empty folder.
+class WorkerSocket(socket.socket):
+    """A socket that a worker receives as another one on the same port.
+
+    Of one socket that all share, the worker that wakes first accepts every connection that waits,
+    and clients keep theirs. With SO_REUSEPORT Linux distributes new connections among the sockets.
+    """
+
+    @classmethod
+    def bound(cls, host: str, port: int) -> Self:
+        own = cls(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        own.bind((host, port))
+        return own
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).bound, self.getsockname()[:2]
+
+
+def run_workers(n: int, host: str, port: int, app: str = APP) -> None:
+    """Run n processes on one port. Their metrics are summed through files in an empty folder.
 
     Raises:
         NoApiKey: in production, if there is none; workers that end would be started again for ever.
+        OSError: if another program uses the port.
     """
     settings = Settings()
     if settings.environment == "production":
@@ -130,9 +150,9 @@ def run_workers(n: int, app: str = APP, **address: Any) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     os.environ["ONTIME_METRICS_DIR"] = str(folder)  # the workers inherit it
-    config = server_config(app, workers=n, timeout_worker_healthcheck=WORKER_START_S, **address)
-    socket = config.bind_socket()
-    Multiprocess(config, sockets=[socket]).run()
+    config = server_config(app, workers=n, timeout_worker_healthcheck=WORKER_START_S)
+    with WorkerSocket.bound(host, port) as reserved:  # it never listens
+        Multiprocess(config, sockets=[reserved]).run()
 
 
 if __name__ == "__main__":

@@ -123,7 +123,7 @@ def test_workers_in_production_do_not_start_without_a_key(
     settings = fake_settings(tmp_path, environment="production")
     monkeypatch.setattr(server, "Settings", lambda: settings)
     with pytest.raises(NoApiKey, match=r"serving\.keys create"):
-        server.run_workers(2)
+        server.run_workers(2, "127.0.0.1", 0)
 
 
 def test_production_does_not_start_without_a_key_and_has_no_anonymous_reader(

@@ -1,4 +1,4 @@
-"""Several workers on one socket: one history, one log, and metrics that are the sum."""
+"""Several workers on one port: one history, one log, and metrics that are the sum."""
 
 import json
 import os
@@ -6,8 +6,10 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -35,7 +37,7 @@ N_WORKERS, N_REQUESTS = 2, 60
 CANARY = ChampionChange(1, "canary", "2", "1", AS_OF, ["why"], 0.5)
 PROGRAM = """
 from serving.server import run_workers
-run_workers({n}, app="tests.unit.serving.fakes:app_from_environment", port={port})
+run_workers({n}, "127.0.0.1", {port}, app="tests.unit.serving.fakes:app_from_environment")
 """
 
 
@@ -129,6 +131,21 @@ def test_any_worker_returns_the_metrics_of_all(url: str) -> None:
         list(clients.map(lambda i: predict(url, f"metrics{i}"), range(N_REQUESTS)))
 
     assert {predictions_of(url) for _ in range(8)} == {before + N_REQUESTS}
+
+
+def test_connections_that_arrive_together_are_distributed_among_the_workers(url: str) -> None:
+    port = httpx2.URL(url).port
+    with ExitStack() as connections:
+        for _ in range(40):
+            connections.enter_context(socket.create_connection(("127.0.0.1", port)))
+        sleep(1)  # the workers accept
+        owners = Counter(
+            connection.pid
+            for connection in psutil.net_connections("tcp4")
+            if connection.status == "ESTABLISHED" and connection.laddr.port == port
+        )
+    counts = [n for pid, n in owners.items() if pid is not None]
+    assert len(counts) == N_WORKERS and min(counts) >= 4  # fewer of 40 is one case in 10,000,000
 
 
 def test_a_killed_worker_is_replaced(url: str) -> None:
