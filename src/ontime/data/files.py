@@ -1,5 +1,6 @@
 """Files that are complete or absent: written under a temporary name, then renamed."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,11 +11,11 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of ``path``; on success it becomes ``path``.
 
     A reader sees the old file or the new one, never a part. If the body raises, the temporary file
-    is deleted and the old file stays. Missing folders are created. Two processes that write the
-    same ``path`` at the same time must be kept apart by their callers.
+    is deleted and the old file stays. Missing folders are created. If two processes write the same
+    ``path`` at the same time, the file of the last one stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
         temporary.replace(path)
