@@ -1,6 +1,6 @@
 """Serving benchmark: the API and its peers under load, in one run on one machine, as ratios.
 
-    python -m experiments.benchmark_serving [--seconds 5]
+    python -m experiments.benchmark_serving [--seconds 3] [--rounds 3]
 
 It needs `wrk` and a champion (`make demo`, or `make ingest features train promote`). Peers, each
 one process: `bare` and `naive` of `serving_peers`, and ``mlflow models serve``, which gets finished
@@ -18,7 +18,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,6 +47,7 @@ from ontime.storage.api_keys import local_key
 LOADS = ((1, 1), (16, 1), (64, 1), (4, 100))  # connections, instances per request
 VISITED, SHADOW = "ours, pages visited", "ours, a challenger in shadow"
 REDIS, DEPLOYED = "ours, Redis", "ours, Redis and Postgres"
+WORKERS = "ours, 2 workers"
 START_S, IDLE_S = 120.0, 0.5
 WRK_BODY = """
 wrk.method = "POST"
@@ -159,7 +160,7 @@ def load(server: Server, connections: int, instances: int, seconds: int, folder:
         "cpu_ms_per_request": 1000 * used / max(int(found[1]), 1),
     }
     print(
-        f"  {server.name:<16}{connections:>3} connections {instances:>4} instances "
+        f"  {server.name:<30}{connections:>3} connections {instances:>4} instances "
         f"{row['requests_per_s']:>9,.0f} requests/s   p50 {row['p50_ms']:>8.2f} ms   "
         f"p99 {row['p99_ms']:>8.2f} ms   CPU {row['cpu_ms_per_request']:.2f} ms",
         flush=True,
@@ -218,8 +219,13 @@ def write_body(folder: Path, name: str, body: Row, key: str) -> None:
     (folder / f"{name}.lua").write_text(WRK_BODY.format(path=folder / f"{name}.json", key=key))
 
 
-def benchmark(seconds: int) -> Row:
-    """Measure every server under every load, and write ratios.
+def median(rows: Sequence[Row]) -> Row:
+    """The row of the median throughput."""
+    return sorted(rows, key=lambda row: float(row["requests_per_s"]))[len(rows) // 2]
+
+
+def benchmark(seconds: int, rounds: int) -> Row:
+    """Measure every server under every load, in turns, and write ratios of the medians.
 
     Raises:
         RuntimeError: if wrk is not installed, or a server does not start.
@@ -250,6 +256,7 @@ def benchmark(seconds: int) -> Row:
                 MLFLOW_TRACKING_URI=settings.mlflow_url,
             ),
             running("ours", api, "/predict", "/ready", **embedded),
+            running(WORKERS, [*api, "--workers", "2"], "/predict", "/ready", **embedded),
         ]  # fmt: skip
         if settings.redis_url:
             on_redis = embedded | {"ONTIME_REDIS_URL": settings.redis_url}
@@ -257,18 +264,18 @@ def benchmark(seconds: int) -> Row:
             if not settings.prediction_db_url.startswith("sqlite"):
                 on_both = on_redis | {"ONTIME_PREDICTION_DB_URL": settings.prediction_db_url}
                 start.append(running(DEPLOYED, api, "/predict", "/ready", **on_both))
-        servers = [on.enter_context(each) for each in start]
-        rows = [load(server, *each, seconds, folder) for each in LOADS for server in servers]
-        ours = next(server for server in servers if server.name == "ours")
-        with visitors(ours.url.removesuffix("/predict")):
-            rows.append(load(replace(ours, name=VISITED), 16, 1, seconds, folder))
-        workers = [*api, "--workers", "2"]
-        with running("ours, 2 workers", workers, "/predict", "/ready", **embedded) as two:
-            rows += [load(two, connections, 1, seconds, folder) for connections in (16, 64)]
         if model_registry.resolve(settings, model_registry.CHALLENGER) is not None:
             shadow = embedded | {"ONTIME_SHADOW": "true"}
-            with running(SHADOW, api, "/predict", "/ready", **shadow) as scoring_twice:
-                rows.append(load(scoring_twice, 16, 1, seconds, folder))
+            start.append(running(SHADOW, api, "/predict", "/ready", **shadow))
+        servers = [on.enter_context(each) for each in start]
+        rows = []
+        for each in LOADS:
+            turns = [[load(s, *each, seconds, folder) for s in servers] for _ in range(rounds)]
+            rows += [median(of_one) for of_one in zip(*turns, strict=True)]
+        ours = next(server for server in servers if server.name == "ours")
+        visited = replace(ours, name=VISITED)
+        with visitors(ours.url.removesuffix("/predict")):
+            rows.append(median([load(visited, 16, 1, seconds, folder) for _ in range(rounds)]))
     report = {"rows": rows} | ratios(rows)
     path = settings.reports_dir / "bench.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -295,7 +302,7 @@ def ratios(rows: list[Row]) -> dict[str, float]:
         "p99_to_bare": by_load["ours", 16, 1]["p99_ms"] / by_load["bare", 16, 1]["p99_ms"],
         "idle_p50_ms": by_load["ours", 1, 1]["p50_ms"],
         "batch_predictions_per_s": 100 * speed("ours", 4, 100),
-        "two_workers_to_one": speed("ours, 2 workers", 64) / speed("ours", 64),
+        "two_workers_to_one": speed(WORKERS, 64) / speed("ours", 64),
         "with_visitors": speed(VISITED) / speed("ours"),
     } | {
         name: speed(server) / speed("bare")
@@ -318,5 +325,6 @@ def draw(rows: list[Row], path: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=int, default=5, help="per load and server")
-    benchmark(parser.parse_args().seconds)
+    parser.add_argument("--seconds", type=int, default=3, help="of each round, load and server")
+    parser.add_argument("--rounds", type=int, default=3, help="of each load; the median counts")
+    benchmark(**vars(parser.parse_args()))

@@ -97,8 +97,9 @@ def results_page(reports: dict[str, Any]) -> str:
             ]
         elif name == "serving":
             section = [
-                "`make bench-serving`: all servers in one run, with one process each unless stated "
-                "otherwise. The API logs every prediction, to SQLite unless stated.",
+                "`make bench-serving`: all servers in turns; medians. Ours is one process with its "
+                "features and its log in SQLite and no challenger in shadow, unless its name says "
+                "otherwise.",
                 serving_ratios(reports[name]),
                 serving_table(reports[name]),
                 "![Requests per second](images/serving.png)",
