@@ -17,21 +17,13 @@ SCORES = {
 STRONGEST = "lightgbm_aggregates"  # refitted with the last week, bagged, with every input
 
 
-def readme_table(reports: dict[str, Report]) -> str:
-    """What the README promises: at most six rows."""
-    demo, policies = reports["demo"], reports["policies"]
+def demo_table(demo: Report) -> str:
+    """What the README promises of the demo."""
     replay = demo["replay"]
     low, high = replay["interval"]
-    log_loss = {
-        row["policy"]: row["log_loss"] for row in policies["rows"] if row["period"] == "all"
-    }
-    compared = {"policy": DEFAULT, "reference": REFERENCE, "frozen": FROZEN}
-    values = demo | {"low": low, "high": high}
-    values |= {name: log_loss[policy] for name, policy in compared.items()}
-    against_trees, form = network_against_trees(reports)
     return facts(
         f"`make demo`, {replay['start'][:10]} to {replay['end'][:10]}",
-        values,
+        demo | {"low": low, "high": high},
         {
             "predictions over HTTP; failed requests": "{replay[predictions]:,}, lost "
             "{replay[lost]}, doubled {replay[doubled]}; {serving[failed]} of {serving[requests]:,}",
@@ -43,30 +35,31 @@ def readme_table(reports: dict[str, Report]) -> str:
             f"{replay['outcomes']:,} labelled {INSTANCES}": "{replay[serving_log_loss]:.4f} "
             "against {replay[frozen_log_loss]:.4f}: {replay[difference]:+.4f} "
             "[{low:+.4f}, {high:+.4f}]",
-            f"log-loss to {policies['end'][:10]} (`make policies`): this loop / {REFERENCE} / "
-            "frozen": "{policy:.4f} / {reference:.4f} / {frozen:.4f}",
-            against_trees: form,
         },
     )
 
 
-def network_against_trees(reports: dict[str, Report]) -> tuple[str, str]:
-    """The network and its strongest competitor on the backtest's holdout months.
+def policies_row(policies: Report) -> str:
+    """The loop, a schedule without a gate and a frozen model: a row of the README's table."""
+    log_loss = {
+        row["policy"]: row["log_loss"] for row in policies["rows"] if row["period"] == "all"
+    }
+    compared = (log_loss[policy] for policy in (DEFAULT, REFERENCE, FROZEN))
+    what = f"log-loss to {policies['end'][:10]} (`make policies`): this loop / {REFERENCE} / frozen"
+    return f"| {what} | {' / '.join(f'{value:.4f}' for value in compared)} |"
 
-    Without a backtest it is LightGBM with early stopping, on the demo's test split.
-    """
-    what = "log-loss, network against LightGBM with aggregates of the same events"
-    if "backtest" not in reports:
-        scores = reports["demo"]["models"]
-        pair = " against ".join(f"{scores[m]['log_loss']:.4f}" for m in ("network", "lightgbm"))
-        return f"{what}, the demo's first test split", pair
-    rows = {row["model"]: row for row in reports["backtest"]["rows"] if row["month"] == "holdout"}
+
+def backtest_row(backtest: Report) -> str:
+    """The network and its strongest competitor, holdout months: a row of the README's table."""
+    rows = {row["model"]: row for row in backtest["rows"] if row["month"] == "holdout"}
     trees = rows[STRONGEST]
+    what = (
+        "log-loss, network against LightGBM with aggregates of the same events (refitted with the "
+        f"last week, bagged), {trees['n']:,.0f} {INSTANCES} of the months from which no choice was "
+        "made (`make backtest`)"
+    )
     pair = f"{rows['network']['log_loss']:.4f} against {trees['log_loss']:.4f}"
-    n = f"{trees['n']:,.0f} {INSTANCES}"
-    what += " (refitted with the last week, bagged)"
-    what += f", {n} of the months from which no choice was made (`make backtest`)"
-    return what, f"{pair}: {DIFFERENCE.format_map(trees)}"
+    return f"| {what} | {pair}: {DIFFERENCE.format_map(trees)} |"
 
 
 def run_table(demo: Report) -> str:

@@ -2,11 +2,12 @@
 
     python -m experiments.write_results
 
-Every number comes from the JSON files in the reports folder. In README.md only the text between the
-two marks is replaced.
+Every number comes from the JSON files in the reports folder. What has no report there was measured
+elsewhere and stays as it is. In README.md only the text between the two marks is replaced.
 """
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,17 @@ from experiments.markdown import Report
 from experiments.policy_tables import policies_section
 from experiments.results_tables import (
     attack_table,
+    backtest_row,
     backtest_table,
     benchmark_table,
+    demo_table,
     events_table,
     export_table,
     feature_groups_table,
     features_table,
     models_table,
     months_table,
-    readme_table,
+    policies_row,
     recovery_table,
     run_table,
     serving_ratios,
@@ -48,7 +51,9 @@ COMMANDS = {  # report -> the command that writes it
     "e2e": "make e2e",
     "attack": "make attack",
 }
-SECTIONS = {  # optional report -> its heading
+SECTIONS = {  # report -> its heading
+    "demo": "Demo",
+    "policies": "Policies",
     "backtest": "Backtest",
     "feature_costs": "Features: benefit and cost",
     "bench": "Speed and memory",
@@ -63,27 +68,38 @@ BACKTEST_PERIODS = {
     "all": "All months:",
 }
 PICTURES = ("replay.png", "calibration.png", "serving.png")
+ROWS = {"policies": policies_row, "backtest": backtest_row}  # of the README's table
 
 
-def results_page(reports: dict[str, Any]) -> str:
+def readme_table(reports: dict[str, Any], old: str) -> str:
+    """The README's table: a part of each of three reports, or the old part where there is none."""
+    lines: dict[str, list[str]] = {name: [] for name in ("demo", *ROWS)}
+    for line in old.strip().splitlines():
+        names = [name for name in ROWS if f"`{COMMANDS[name]}`" in line]
+        lines[names[0] if names else "demo"].append(line)
+    if "demo" in reports:
+        lines["demo"] = [demo_table(reports["demo"])]
+    for name in ROWS.keys() & reports.keys():
+        lines[name] = [ROWS[name](reports[name])]
+    return "\n".join(line for part in lines.values() for line in part)
+
+
+def results_page(reports: dict[str, Any], old: str) -> str:
+    """The page of results; a section without a report is that of the old page."""
     parts = [
         "# Results",
         "Written by `make results` from the reports of the commands named below. Log-loss is in "
         "nats. Intervals are 95 %, from a cluster bootstrap by day.",
-        "## Demo",
-        readme_table(reports),
-        run_table(reports["demo"]),
-        "![Weekly log-loss of the serving model and of the frozen one](images/replay.png)",
-        "Decisions of the monitoring and of the gate:",
-        events_table(reports["demo"]),
-        "The first version and its baselines on its test split:",
-        models_table(reports["demo"]),
-        "## Policies",
-        *policies_section(reports["policies"]),
     ]
+    earlier = dict(part.split("\n\n", 1) for part in re.split("^## ", old, flags=re.M)[1:])
     for name, heading in SECTIONS.items():
         if name not in reports:
-            section = [f"Not measured at this revision; `{COMMANDS[name]}` does."]
+            text = earlier.get(heading, f"Not measured; `{COMMANDS[name]}` does.")
+            section = [text.strip()]
+        elif name == "demo":
+            section = demo_section(reports[name])
+        elif name == "policies":
+            section = policies_section(reports[name])
         elif name == "backtest":
             section = backtest_section(reports[name])
         elif name == "feature_costs":
@@ -117,6 +133,18 @@ def results_page(reports: dict[str, Any]) -> str:
             section = [export_table(reports[name])]
         parts += [f"## {heading}", *section]
     return "\n\n".join(parts) + "\n"
+
+
+def demo_section(demo: Report) -> list[str]:
+    return [
+        demo_table(demo),
+        run_table(demo),
+        "![Weekly log-loss of the serving model and of the frozen one](images/replay.png)",
+        "Decisions of the monitoring and of the gate:",
+        events_table(demo),
+        "The first version and its baselines on its test split:",
+        models_table(demo),
+    ]
 
 
 def backtest_section(backtest: Report) -> list[str]:
@@ -160,15 +188,7 @@ def feature_costs_section(costs: Report) -> list[str]:
 
 
 def read_reports(folder: Path) -> dict[str, Any]:
-    """The reports by name; those of the demo and of the policies have to exist.
-
-    Raises:
-        FileNotFoundError: if one of these two commands was not run.
-    """
-    for name in ("demo", "policies"):
-        if not (folder / f"{name}.json").exists():
-            command = COMMANDS[name]
-            raise FileNotFoundError(f"{folder / name}.json does not exist: run `{command}` first")
+    """The reports that exist, by name."""
     paths = {name: folder / f"{name}.json" for name in COMMANDS}
     reports = {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
     bench = reports.pop("bench", {})  # the file of two commands
@@ -190,11 +210,13 @@ def write_results(reports_dir: Path, root: Path) -> None:
     text = readme.read_text()
     if (text.count(BEGIN), text.count(END)) != (1, 1):
         raise ValueError(f"{readme} must have each of the marks {BEGIN} and {END} once")
-    block = readme_table(reports)
-    readme.write_text(f"{text.split(BEGIN)[0]}{BEGIN}\n{block}\n{END}{text.split(END)[1]}")
+    before, rest = text.split(BEGIN)
+    old, after = rest.split(END)
+    readme.write_text(f"{before}{BEGIN}\n{readme_table(reports, old)}\n{END}{after}")
     images = root / "docs" / "images"
     images.mkdir(parents=True, exist_ok=True)
-    (root / "docs" / "results.md").write_text(results_page(reports))
+    page = root / "docs" / "results.md"
+    page.write_text(results_page(reports, page.read_text() if page.exists() else ""))
     for picture in PICTURES:
         if (reports_dir / picture).exists():
             shutil.copy(reports_dir / picture, images / picture)
