@@ -48,6 +48,16 @@ def detection_table(policies: Report) -> str:
     return table(rows, columns)
 
 
+def policies_row(policies: Report) -> str:
+    """The loop, a schedule without a gate and a frozen model: a row of the README's table."""
+    log_loss = {
+        row["policy"]: row["log_loss"] for row in policies["rows"] if row["period"] == "all"
+    }
+    compared = (log_loss[policy] for policy in (DEFAULT, REFERENCE, FROZEN))
+    what = f"log-loss to {policies['end'][:10]} (`make policies`): this loop / {REFERENCE} / frozen"
+    return f"| {what} | {' / '.join(f'{value:.4f}' for value in compared)} |"
+
+
 def policies_section(policies: Report) -> list[str]:
     return [
         f"`make policies`, {policies['start']:.10} to {policies['end']:.10}: {policies['models']} "

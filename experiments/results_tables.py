@@ -3,7 +3,6 @@
 import re
 
 from experiments.markdown import DIFFERENCE, Report, facts, table
-from experiments.policy_tables import DEFAULT, FROZEN, REFERENCE
 from ontime.problem import INSTANCES
 
 FAULTS = ("frozen", "full_disk")  # besides a kill
@@ -37,16 +36,6 @@ def demo_table(demo: Report) -> str:
             "[{low:+.4f}, {high:+.4f}]",
         },
     )
-
-
-def policies_row(policies: Report) -> str:
-    """The loop, a schedule without a gate and a frozen model: a row of the README's table."""
-    log_loss = {
-        row["policy"]: row["log_loss"] for row in policies["rows"] if row["period"] == "all"
-    }
-    compared = (log_loss[policy] for policy in (DEFAULT, REFERENCE, FROZEN))
-    what = f"log-loss to {policies['end'][:10]} (`make policies`): this loop / {REFERENCE} / frozen"
-    return f"| {what} | {' / '.join(f'{value:.4f}' for value in compared)} |"
 
 
 def backtest_row(backtest: Report) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from experiments.drill_page import PICTURES as DRILL_PICTURES
 from experiments.drill_page import drills_page
 from experiments.markdown import Report
-from experiments.policy_tables import policies_section
+from experiments.policy_tables import policies_row, policies_section
 from experiments.results_tables import (
     attack_table,
     backtest_row,
@@ -28,7 +28,6 @@ from experiments.results_tables import (
     features_table,
     models_table,
     months_table,
-    policies_row,
     recovery_table,
     run_table,
     serving_ratios,

@@ -11,15 +11,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from experiments import benchmark_serving, serving_peers
-from experiments.benchmark_serving import (
-    SHADOW,
-    VISITED,
-    Server,
-    load,
-    milliseconds,
-    prepare,
-    ratios,
-)
+from experiments.benchmark_serving import SHADOW, VISITED, prepare, ratios
+from experiments.serving_load import Server, load, milliseconds
 from feature_repo.definitions import definitions
 from ontime.data.timestamps import utc_times
 from ontime.features.feast_config import open_feature_store
