@@ -22,6 +22,7 @@ from tempfile import TemporaryDirectory
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from pydantic import ValidationError
 
 from experiments.page_visitors import visitors
 from experiments.serving_load import Row, load, running
@@ -35,8 +36,10 @@ from ontime.problem import DEMO_END, VIEWS, Instance, entity_key_columns, reques
 from ontime.registry import model_registry
 from ontime.settings import Settings
 from ontime.storage.api_keys import local_key
+from serving.schemas import PredictRequest
 
-LOADS = ((1, 1), (16, 1), (64, 1), (4, 100))  # connections, instances per request
+LARGEST = 100  # instances of a request
+LOADS = ((1, 1), (16, 1), (64, 1), (4, LARGEST))  # connections, instances per request
 VISITED, SHADOW = "ours, pages visited", "ours, a challenger in shadow"
 REDIS, DEPLOYED = "ours, Redis", "ours, Redis and Postgres"
 WORKERS = "ours, 2 workers"
@@ -51,6 +54,8 @@ wrk.body = io.open("{path}"):read("*a")
 def prepare(settings: Settings, folder: Path) -> None:
     """Request bodies of the first hours after the demo, and the peers' store and model.
 
+    All instances of a body are predicted at one time; if fewer are valid then, some come twice.
+
     Raises:
         LookupError: if there is no champion.
     """
@@ -62,8 +67,10 @@ def prepare(settings: Settings, folder: Path) -> None:
     model.save(folder / "model")
     rows = load_requests(settings)
     rows = rows[rows.eligible & (rows.event_timestamp > pd.Timestamp(DEMO_END))]
-    rows = rows.sort_values("event_timestamp", kind="stable").head(100)
+    rows = rows.sort_values("event_timestamp", kind="stable").head(LARGEST)
     as_of = rows.event_timestamp.min()
+    valid = [is_valid(request_of(row), as_of) for row in rows.to_dict("records")]
+    rows = rows.iloc[np.resize(np.flatnonzero(valid), LARGEST)]
     fields = column_arrays(rows, Instance.model_fields)
     keys = pd.DataFrame(entity_key_columns(fields))
     embedded = open_feature_store(settings.model_copy(update={"redis_url": ""}))
@@ -82,14 +89,26 @@ def prepare(settings: Settings, folder: Path) -> None:
     inputs = read.frame[[*model.spec.numeric, *model.spec.categorical]]
     for n in {instances for _, instances in LOADS}:
         instances = [request_of(row) for row in rows.head(n).to_dict("records")]
-        body = {"as_of": as_of.isoformat(), "instances": instances}
-        write_body(folder, f"{n}", body, key)
+        write_body(folder, f"{n}", request_json(as_of, instances), key)
         frame = json.loads(inputs.head(n).to_json(orient="split"))
-        write_body(folder, f"{n}-mlflow", {"dataframe_split": frame}, key)
+        write_body(folder, f"{n}-mlflow", json.dumps({"dataframe_split": frame}), key)
 
 
-def write_body(folder: Path, name: str, body: Row, key: str) -> None:
-    (folder / f"{name}.json").write_text(json.dumps(body))
+def is_valid(instance: Row, as_of: pd.Timestamp) -> bool:
+    """True if the instance may be predicted at that time."""
+    try:
+        PredictRequest.model_validate_json(request_json(as_of, [instance]))
+    except ValidationError:
+        return False
+    return True
+
+
+def request_json(as_of: pd.Timestamp, instances: list[Row]) -> str:
+    return json.dumps({"as_of": as_of.isoformat(), "instances": instances})
+
+
+def write_body(folder: Path, name: str, body: str, key: str) -> None:
+    (folder / f"{name}.json").write_text(body)
     (folder / f"{name}.lua").write_text(WRK_BODY.format(path=folder / f"{name}.json", key=key))
 
 
