@@ -22,11 +22,10 @@ from tempfile import TemporaryDirectory
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from pydantic import ValidationError
 
 from experiments.page_visitors import visitors
 from experiments.serving_load import Row, load, running
-from experiments.serving_peers import FOLDER, feast_store
+from experiments.serving_peers import FOLDER, feast_store, is_valid
 from feature_repo.definitions import definitions
 from ontime.data.timestamps import column_arrays
 from ontime.features.feast_config import open_feature_store
@@ -36,7 +35,6 @@ from ontime.problem import DEMO_END, VIEWS, Instance, entity_key_columns, reques
 from ontime.registry import model_registry
 from ontime.settings import Settings
 from ontime.storage.api_keys import local_key
-from serving.schemas import PredictRequest
 
 LARGEST = 100  # instances of a request
 LOADS = ((1, 1), (16, 1), (64, 1), (4, LARGEST))  # connections, instances per request
@@ -69,7 +67,8 @@ def prepare(settings: Settings, folder: Path) -> None:
     rows = rows[rows.eligible & (rows.event_timestamp > pd.Timestamp(DEMO_END))]
     rows = rows.sort_values("event_timestamp", kind="stable").head(LARGEST)
     as_of = rows.event_timestamp.min()
-    valid = [is_valid(request_of(row), as_of) for row in rows.to_dict("records")]
+    one_each = [request_json(as_of, [request_of(row)]) for row in rows.to_dict("records")]
+    valid = [is_valid(body) for body in one_each]
     rows = rows.iloc[np.resize(np.flatnonzero(valid), LARGEST)]
     fields = column_arrays(rows, Instance.model_fields)
     keys = pd.DataFrame(entity_key_columns(fields))
@@ -92,15 +91,6 @@ def prepare(settings: Settings, folder: Path) -> None:
         write_body(folder, f"{n}", request_json(as_of, instances), key)
         frame = json.loads(inputs.head(n).to_json(orient="split"))
         write_body(folder, f"{n}-mlflow", json.dumps({"dataframe_split": frame}), key)
-
-
-def is_valid(instance: Row, as_of: pd.Timestamp) -> bool:
-    """True if the instance may be predicted at that time."""
-    try:
-        PredictRequest.model_validate_json(request_json(as_of, [instance]))
-    except ValidationError:
-        return False
-    return True
 
 
 def request_json(as_of: pd.Timestamp, instances: list[Row]) -> str:

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from fastapi import FastAPI
 from feast import FeatureStore, RepoConfig
+from pydantic import ValidationError
 
 from ontime.data.timestamps import column_arrays, utc_datetime64
 from ontime.features.feast_config import repo_config
@@ -43,6 +44,15 @@ def feast_store(folder: Path) -> FeatureStore:
             entity_key_serialization_version=3,
         )
     )
+
+
+def is_valid(body: str) -> bool:
+    """True if the API accepts the body of a prediction request."""
+    try:
+        PredictRequest.model_validate_json(body)
+    except ValidationError:
+        return False
+    return True
 
 
 def response(probabilities: list[float]) -> PredictResponse:
