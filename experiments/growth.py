@@ -6,7 +6,8 @@
 The source tables are repeated in time and in space (`SHAPES`). Each cell of the result is a process
 of its own with a time limit; an engine whose part was stopped or failed is not measured on more
 rows. `--source` measures ingest and features of a source of many files instead. Writes
-``growth.json`` after each cell, and from it the tables of docs/scale.md and their picture.
+``growth.json`` after each cell, beside the sizes of earlier runs, and from it the tables of
+docs/scale.md and their picture.
 """
 
 import argparse
@@ -137,7 +138,7 @@ def machine() -> Results:
     return {
         "cores": os.cpu_count(),
         "memory_gb": psutil.virtual_memory().total / 1e9,
-        "load_at_start": load,
+        "load": load,
         "python": platform.python_version(),
         "spark_submit": os.environ.get("PYSPARK_SUBMIT_ARGS", SUBMIT),
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -186,7 +187,7 @@ def section(report: Results, heading: str) -> str:
     """What was measured where, and one row per cell."""
     about = report["machine"] | {"limit_s": report["limit_s"], "heading": heading}
     sentence = (
-        "{heading}: {cores} cores, {memory_gb:.0f} GB, load {load_at_start:.0f} at the start, "
+        "{heading}: {cores} cores, {memory_gb:.0f} GB, load {load:.0f} at the end, "
         "{measured_at}; at most {limit_s:.0f} s per cell; Spark with `{spark_submit}`."
     ).format_map(about)
     rows = []
@@ -253,12 +254,19 @@ def main() -> None:
     settings.reports_dir.mkdir(parents=True, exist_ok=True)
     path = settings.reports_dir / "growth.json"
     report: Results = json.loads(path.read_text()) if path.exists() else {}
-    report[key] = {"limit_s": options.limit, "machine": machine(), "cells": []}
+    cells = [] if options.source else other_sizes(report, options.times)
     for cell in measured:
         print(line(cell), flush=True)
-        report[key]["cells"].append(cell)
+        cells = sorted([*cells, cell], key=lambda cell: int(cell.get("times", 1)))
+        report[key] = {"limit_s": options.limit, "machine": machine(), "cells": cells}
         path.write_text(json.dumps(report, indent=1))
     write_page(report, ROOT)
+
+
+def other_sizes(report: Results, times: list[int]) -> list[Results]:
+    """The cells of an earlier report that are not measured again."""
+    earlier = report.get("repeated", {"cells": []})["cells"]
+    return [cell for cell in earlier if cell["times"] not in times]
 
 
 if __name__ == "__main__":

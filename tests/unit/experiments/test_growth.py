@@ -99,11 +99,17 @@ def test_an_engine_that_was_stopped_is_not_measured_on_more(
     assert [cell["ended"] for cell in fewer[4:]] == ["not tried", "not tried", "not tried", 0]
 
 
+def test_sizes_that_are_not_measured_again_stay_in_the_report() -> None:
+    report = {"repeated": {"cells": [CELL, CELL | {"times": 3}, CELL | {"times": 10}]}}
+    assert growth.other_sizes(report, [3, 30]) == [CELL, CELL | {"times": 10}]
+    assert growth.other_sizes({}, [1]) == []
+
+
 def test_the_page_is_written_from_the_report(tmp_path: Path) -> None:
     (tmp_path / "docs" / "images").mkdir(parents=True)
     page = tmp_path / "docs" / "scale.md"
     page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    about = {"cores": 2, "memory_gb": 23.4, "load_at_start": 1.2, "measured_at": "2024-05-01"}
+    about = {"cores": 2, "memory_gb": 23.4, "load": 1.2, "measured_at": "2024-05-01"}
     cells = [
         CELL | {"seconds": 4.0, "cpu_seconds": 6.0, "peak_gb": 1.5},
         CELL
