@@ -43,7 +43,7 @@ def features(settings: Settings) -> None:
         spark_engine.write_features(settings.tables_dir, settings.features_dir)
         return
     tables = builder.written_tables(settings.tables_dir)
-    builder.write_features(tables, settings.features_dir)
+    builder.write_features(tables, settings.features_dir, memory=settings.duckdb_memory)
 
 
 def join(settings: Settings) -> None:

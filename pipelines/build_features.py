@@ -24,7 +24,8 @@ def build_feature_tables(settings: Settings) -> dict[str, int]:
     """Write the Parquet table of every feature view; returns rows per view."""
     if settings.engine == "spark":
         return spark_engine.write_features(settings.tables_dir, settings.features_dir)
-    return write_features(written_tables(settings.tables_dir), settings.features_dir)
+    tables = written_tables(settings.tables_dir)
+    return write_features(tables, settings.features_dir, memory=settings.duckdb_memory)
 
 
 @task

@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 # The repository root of a development install: `var` does not follow the working directory.
 ROOT = Path(__file__).resolve().parents[2]
+DUCKDB_MEMORY = "4GB"  # enough for three times the default source without spilling
 # Part of every default password in docker-compose.yml.
 DEVELOPMENT_SECRET = "development-only"  # noqa: S105 - published on purpose
 
@@ -36,6 +37,11 @@ class Settings(BaseSettings):
     )
     engine: Literal["duckdb", "spark"] = Field(
         "duckdb", description="what builds features and joins them to examples"
+    )
+    duckdb_memory: str = Field(
+        DUCKDB_MEMORY,
+        pattern=r"^[1-9]\d*(MB|GB)$",
+        description="memory in which DuckDB builds features; what does not fit is spilled",
     )
     mlflow_url: str = Field("", description="tracking and registry; empty: SQLite in data_dir")
     prediction_db_url: str = Field(

@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 from ontime.data.tables import BATCH_SIZE, write_batches
 from ontime.features.spec import EmptyView, View
 from ontime.problem import INTERMEDIATE_TABLES, SOURCE_TABLES, SQL_FOLDER, SQL_MACROS, VIEWS
+from ontime.settings import DUCKDB_MEMORY
 
 # A source table: a frame, or a Parquet file that may not fit in memory.
 Tables = Mapping[str, pd.DataFrame | Path]
-MEMORY_LIMIT = "4GB"  # of DuckDB; what does not fit is spilled beside the feature tables
 DUCKDB_TYPES = {
     "string": "VARCHAR",
     "int32": "INTEGER",
@@ -150,13 +150,16 @@ def write_features(
     progress: Callable[[str], None] = print,
     until: datetime | None = None,
     views: Iterable[View] = VIEWS,
+    memory: str = DUCKDB_MEMORY,
 ) -> dict[str, int]:
     """Build every view and write it to ``folder/<view>.parquet``; returns the rows of each.
 
-    Memory is bounded: DuckDB spills, and a view's rows are checked and written in batches.
+    Memory is bounded: DuckDB spills beside the feature tables, and a view's rows are checked and
+    written in batches.
 
     Args:
         until: the last moment (UTC) of a row; by default `grid_end` of the tables.
+        memory: of DuckDB, e.g. ``4GB``.
 
     Raises:
         EmptyView: if a view has no row and is not optional.
@@ -167,7 +170,7 @@ def write_features(
     folder.mkdir(parents=True, exist_ok=True)
     with (
         TemporaryDirectory(prefix=".spilled-", dir=folder) as spilled,
-        duckdb.connect(config={"memory_limit": MEMORY_LIMIT, "temp_directory": spilled}) as db,
+        duckdb.connect(config={"memory_limit": memory, "temp_directory": spilled}) as db,
     ):
         started = perf_counter()
         _prepare(db, tables, until)
