@@ -200,7 +200,7 @@ def draw(rows: list[Row], path: Path) -> None:
     table = single.pivot_table("requests_per_s", "server", "connections").sort_values(16)
     figure, axes = plt.subplots(figsize=(8, 4))
     table.plot.barh(ax=axes, logx=True, xlabel="requests/s, logarithmic", ylabel="")
-    axes.legend(title="connections")
+    axes.legend(title="connections", loc="upper left", bbox_to_anchor=(1, 1))
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     plt.close(figure)

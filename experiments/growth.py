@@ -148,6 +148,7 @@ def machine() -> Results:
 def draw(cells: list[Results], path: Path) -> None:
     """CPU seconds and peak memory over the repetitions, one panel per part and measure."""
     mpl.use("agg")
+    sizes = sorted({cell["times"] for cell in cells})
     figure, panels = plt.subplots(2, len(PARTS), figsize=(9, 6), sharex=True)
     for column, part in enumerate(PARTS):
         for engine in ENGINES:
@@ -161,7 +162,7 @@ def draw(cells: list[Results], path: Path) -> None:
                 axes.plot(x, [cell[key] for cell in done], marker="o", label=engine)
         panels[0, column].set(title=part, ylim=0, ylabel="CPU seconds")
         panels[1, column].set(ylim=0, xlabel="times the source", ylabel="peak GB")
-        panels[1, column].set_xticks(list(SHAPES), [str(n) for n in SHAPES])
+        panels[1, column].set_xticks(sizes, [str(n) for n in sizes])
     panels[0, 0].legend()
     figure.tight_layout()
     figure.savefig(path, dpi=110)
