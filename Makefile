@@ -181,7 +181,7 @@ typecheck: $(STAMP) ## mypy, strict
 	$(PY) -m mypy
 
 unit: $(STAMP)
-	$(PY) -m pytest tests/unit tests/problem -m 'not slow' -q
+	$(PY) -m pytest tests/unit tests/problem -m 'not slow' -q --numprocesses=$(TEST_PROCESSES) --dist=loadfile
 
 rename: $(STAMP) ## gives a fork its own name: make rename NAME=skylate
 	$(PY) -m infra.fork.rename $(NAME) $(if $(ALLOW_DIRTY),--allow-dirty)
