@@ -151,6 +151,8 @@ def run_workers(n: int, host: str, port: int, app: str = APP) -> None:
     folder.mkdir(parents=True)
     os.environ["ONTIME_METRICS_DIR"] = str(folder)  # the workers inherit it
     config = server_config(app, workers=n, timeout_worker_healthcheck=WORKER_START_S)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    socket.create_server((host, port), family=family).close()  # a second API would share the port
     with WorkerSocket.bound(host, port) as reserved:  # it never listens
         Multiprocess(config, sockets=[reserved]).run()
 

@@ -148,6 +148,16 @@ def test_connections_that_arrive_together_are_distributed_among_the_workers(url:
     assert len(counts) == N_WORKERS and min(counts) >= 4  # fewer of 40 is one case in 10,000,000
 
 
+def test_a_second_api_does_not_share_the_port(url: str, folder: Path) -> None:
+    program = PROGRAM.format(n=N_WORKERS, port=httpx2.URL(url).port)
+    environment = os.environ | {"ONTIME_DATA_DIR": str(folder / "second")}
+    second = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        cwd=ROOT, env=environment, timeout=60, capture_output=True, text=True,
+    )  # fmt: skip
+    assert second.returncode != 0 and "Address already in use" in second.stderr
+
+
 def test_a_killed_worker_is_replaced(url: str) -> None:
     (server,) = [
         child for child in psutil.Process().children() if "run_workers" in " ".join(child.cmdline())
