@@ -21,6 +21,9 @@ from ontime.settings import DUCKDB_MEMORY
 
 # A source table: a frame, or a Parquet file that may not fit in memory.
 Tables = Mapping[str, pd.DataFrame | Path]
+# Of the source, per part of an intermediate table whose SQL asks `in_part(key)`: the joins and
+# windows of one part fit in memory, however long the source. Each part reads the source again.
+ROWS_PER_PART = 1_000_000
 DUCKDB_TYPES = {
     "string": "VARCHAR",
     "int32": "INTEGER",
@@ -125,10 +128,15 @@ def _prepare(db: duckdb.DuckDBPyConnection, tables: Tables, until: datetime) -> 
         db.execute(macro)
     for name, table in tables.items():
         _register(db, name, table)
+    n_rows = sum(db.table(name).count("*").fetchall()[0][0] for name in tables)
     for name in INTERMEDIATE_TABLES:
         sql = read_sql(name)
         parameters = {"until": until} if "$until" in sql else None
-        db.execute(f"CREATE TEMP TABLE {name} AS {sql}", parameters)
+        n_parts = n_rows // ROWS_PER_PART + 1 if "in_part(" in sql else 1
+        for part in range(n_parts):
+            db.execute(f"CREATE OR REPLACE MACRO in_part(key) AS hash(key) % {n_parts} = {part}")
+            into = f"INSERT INTO {name}" if part else f"CREATE TEMP TABLE {name} AS"
+            db.execute(f"{into} {sql}", parameters)
 
 
 def _register(db: duckdb.DuckDBPyConnection, name: str, table: pd.DataFrame | Path) -> None:

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from ontime.data.tables import check_table, read_table
+from ontime.features import builder
 from ontime.features.builder import (
     build_features,
     grid_end,
@@ -82,6 +83,16 @@ def test_tables_in_files_are_built_as_tables_in_memory(dataset: Dataset, tmp_pat
     write_features(tables, tmp_path, lambda _: None, dataset.until)
     for view in VIEWS:
         rows = read_table(tmp_path / f"{view.name}.parquet")
+        pd.testing.assert_frame_equal(rows, dataset.rows(view.name))
+
+
+def test_intermediate_tables_built_in_parts_give_the_same_rows(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert [name for name in INTERMEDIATE_TABLES if "in_part(" in read_sql(name)]
+    n_rows = sum(len(table) for table in dataset.tables.values())
+    monkeypatch.setattr(builder, "ROWS_PER_PART", n_rows // 3)
+    for view, rows in build_features(dataset.tables, dataset.until):
         pd.testing.assert_frame_equal(rows, dataset.rows(view.name))
 
 

@@ -5,6 +5,7 @@
 -- Known when: at `tick`. A flight is in the sequence from its scheduled departure on. Its departure
 --   delay is known once it has departed, its arrival delay and whether it is late with its outcome;
 --   before that they are NULL, as is the delay of what never happened.
+-- Can be built in parts of the keys (see in_part): no key needs the flights of another.
 WITH numbered AS (
     SELECT
         *,
@@ -13,11 +14,14 @@ WITH numbered AS (
         ) AS number
     FROM (
         SELECT
-            flight_id, carrier, flight, dest, scheduled_departure, scheduled_arrival,
+            flight_id, carrier, flight, dest, scheduled_departure,
+            epoch(scheduled_departure) / 60 AS scheduled_epoch_min,
+            date_diff('minute', scheduled_departure, scheduled_arrival) AS block_min,
             departed_at, outcome_known_at, dep_delay_min, arr_delay_min, is_late,
             unnest(recent_flights_of(carrier, flight, dest), recursive := TRUE)
         FROM flights
-    )
+    ) AS scheduled  -- without a name Spark takes the WHERE for it
+    WHERE in_part(key)
 ),
 changes AS (
     SELECT relation, key, n_last, tick, max(number) AS number
@@ -41,11 +45,11 @@ newest AS (
 SELECT
     relation, carrier, flight, dest, tick,
     newest - number + 1 AS position,
-    epoch(scheduled_departure) / 60 AS scheduled_epoch_min,
+    scheduled_epoch_min,
     CASE WHEN departed_at <= tick THEN dep_delay_min END AS dep_delay_min,
     CASE WHEN outcome_known_at <= tick THEN arr_delay_min END AS arr_delay_min,
     CASE WHEN outcome_known_at <= tick THEN is_late END::INT AS is_late,
-    date_diff('minute', scheduled_departure, scheduled_arrival) AS block_min
+    block_min
 FROM (
     SELECT
         relation, key, tick, newest,
