@@ -21,8 +21,8 @@ from ontime.settings import DUCKDB_MEMORY
 
 # A source table: a frame, or a Parquet file that may not fit in memory.
 Tables = Mapping[str, pd.DataFrame | Path]
-# Of the source, per part of an intermediate table whose SQL asks `in_part(key)`: the joins and
-# windows of one part fit in memory, however long the source. Each part reads the source again.
+# Of the source, per part of a query that asks `in_part(key)`: the joins and windows of one part fit
+# in memory, however long the source. Each part reads the source again.
 ROWS_PER_PART = 1_000_000
 DUCKDB_TYPES = {
     "string": "VARCHAR",
@@ -92,7 +92,8 @@ def rows_sql(view: View) -> str:
         f"max(CASE WHEN position = {i} THEN {column} END) AS {name}"
         for name, (i, column) in zip(view.columns, columns, strict=True)
     )
-    return f"SELECT {keys}, {values} FROM ({sql}) GROUP BY {keys}"
+    part = f"concat_ws(' ', {', '.join(view.keys)})"
+    return f"SELECT {keys}, {values} FROM ({sql}) AS events WHERE in_part({part}) GROUP BY {keys}"
 
 
 def reject_empty(view: View, n_rows: int, until: datetime) -> None:
@@ -116,27 +117,34 @@ def build_features(
         until: the last moment (UTC) of a row.
     """
     with duckdb.connect() as db:
-        _prepare(db, tables, until)
+        n_parts = _prepare(db, tables, until)
         for view in views:
-            yield view, _query(db, view, until).df()
+            yield view, _query(db, view, until, n_parts).df()
 
 
-def _prepare(db: duckdb.DuckDBPyConnection, tables: Tables, until: datetime) -> None:
-    """Create the macros, the source tables and the intermediate tables."""
+def _prepare(db: duckdb.DuckDBPyConnection, tables: Tables, until: datetime) -> int:
+    """Create the macros, the source tables and the intermediate tables; returns `n_parts`."""
     db.execute("SET TimeZone = 'UTC'")
     for macro in SQL_MACROS:
         db.execute(macro)
     for name, table in tables.items():
         _register(db, name, table)
     n_rows = sum(db.table(name).count("*").fetchall()[0][0] for name in tables)
+    n_parts = n_rows // ROWS_PER_PART + 1
     for name in INTERMEDIATE_TABLES:
-        sql = read_sql(name)
-        parameters = {"until": until} if "$until" in sql else None
-        n_parts = n_rows // ROWS_PER_PART + 1 if "in_part(" in sql else 1
-        for part in range(n_parts):
-            db.execute(f"CREATE OR REPLACE MACRO in_part(key) AS hash(key) % {n_parts} = {part}")
-            into = f"INSERT INTO {name}" if part else f"CREATE TEMP TABLE {name} AS"
-            db.execute(f"{into} {sql}", parameters)
+        _create_table(db, name, read_sql(name), until, n_parts)
+    return n_parts
+
+
+def _create_table(
+    db: duckdb.DuckDBPyConnection, name: str, sql: str, until: datetime, n_parts: int
+) -> None:
+    """Write a query's rows to a table; if it asks `in_part(key)`, part after part of its keys."""
+    parameters = {"until": until} if "$until" in sql else None
+    for part in range(n_parts if "in_part(" in sql else 1):
+        db.execute(f"CREATE OR REPLACE MACRO in_part(key) AS hash(key) % {n_parts} = {part}")
+        into = f"INSERT INTO {name}" if part else f"CREATE OR REPLACE TEMP TABLE {name} AS"
+        db.execute(f"{into} {sql}", parameters)
 
 
 def _register(db: duckdb.DuckDBPyConnection, name: str, table: pd.DataFrame | Path) -> None:
@@ -146,10 +154,16 @@ def _register(db: duckdb.DuckDBPyConnection, name: str, table: pd.DataFrame | Pa
         db.register(name, table)
 
 
-def _query(db: duckdb.DuckDBPyConnection, view: View, until: datetime) -> duckdb.DuckDBPyConnection:
+def _query(
+    db: duckdb.DuckDBPyConnection, view: View, until: datetime, n_parts: int
+) -> duckdb.DuckDBPyConnection:
     # Sorted by time: rows of one tick are adjacent, and the historical join reads in order.
-    order = ", ".join(["event_timestamp", *view.keys])
-    return db.execute(f"{view_sql(view)} ORDER BY {order}", {"until": until})
+    order = f"ORDER BY event_timestamp, {', '.join(view.keys)}"
+    sql = view_sql(view)
+    if n_parts == 1 or "in_part(" not in sql:
+        return db.execute(f"{sql} {order}", {"until": until})
+    _create_table(db, "rows_of_view", sql, until, n_parts)
+    return db.execute(f"FROM rows_of_view {order}")
 
 
 def write_features(
@@ -181,9 +195,9 @@ def write_features(
         duckdb.connect(config={"memory_limit": memory, "temp_directory": spilled}) as db,
     ):
         started = perf_counter()
-        _prepare(db, tables, until)
+        n_parts = _prepare(db, tables, until)
         for view in views:
-            reader = _query(db, view, until).to_arrow_reader(BATCH_SIZE)
+            reader = _query(db, view, until, n_parts).to_arrow_reader(BATCH_SIZE)
             first = next(reader, None)
             reject_empty(view, first.num_rows if first else 0, until)
             batches = chain([first], reader) if first else ()

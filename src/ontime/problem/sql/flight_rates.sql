@@ -3,9 +3,15 @@
 -- Units: shares, minutes, counts. Rates are smoothed by ten more flights, two of them late, so that
 --   one flight does not make a rate of 0 or 1.
 -- Known when: at the daily tick, from outcomes known by then.
-WITH grid AS (
+-- Can be built in parts of the keys (see in_part): there are many flight numbers, each with every day.
+WITH outcomes AS (
+    SELECT carrier, flight, day, n_late, arr_delay
+    FROM outcome_days
+    WHERE in_part(carrier || ' ' || flight)
+),
+grid AS (
     SELECT carrier, flight, unnest(generate_series(min(day), $until, INTERVAL 1 DAY)) AS day
-    FROM outcome_days GROUP BY carrier, flight
+    FROM outcomes GROUP BY carrier, flight
 ),
 daily AS (
     SELECT
@@ -13,7 +19,7 @@ daily AS (
         count(n_late) AS n,
         coalesce(sum(n_late), 0) AS n_late,
         coalesce(sum(arr_delay), 0) AS arr_delay
-    FROM (FROM outcome_days UNION ALL BY NAME FROM grid)
+    FROM (FROM outcomes UNION ALL BY NAME FROM grid)
     GROUP BY ALL
 )
 SELECT
