@@ -101,7 +101,7 @@ def training(split: Split, config: TrainConfig) -> tuple[Results, TrainedModel, 
 
     started = perf_counter()
     teachers = fit_teachers(rows, FEATURE_SPEC, config.network.members, config.seed)
-    targets = soft_targets(teachers.predict_members(rows), rows, config.label_weight)
+    targets = soft_targets(teachers.fitted, rows, config.label_weight)
     teachers_seconds = perf_counter() - started
     model = build_model(rows, FEATURE_SPEC, config)
     model.network.to(pick_device("auto"))

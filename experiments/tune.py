@@ -121,7 +121,7 @@ def prepare_month(split: Split, model: str) -> Month:
         return Month(split, None)
     config, rows = TrainConfig(), split.train_and_validation
     teachers = fit_teachers(rows, FEATURE_SPEC, config.network.members, config.seed)
-    return Month(split, teachers.predict_members(rows))
+    return Month(split, teachers.fitted)
 
 
 def log_loss(chosen: Hyperparameters, month: Month) -> float:

@@ -41,7 +41,8 @@ TEACHER_PATIENCE = 10
 class Teachers:
     """One booster per fold. `rounds`: trees used of each; `log_loss`: mean on left-out days.
 
-    `out_of_fold`: for each training row, the probability of the teacher that did not see its day.
+    Of the training rows: `fitted`, each teacher's probability, and `out_of_fold`, that of the one
+    teacher that did not see the row's day.
     """
 
     spec: FeatureSpec
@@ -49,6 +50,7 @@ class Teachers:
     boosters: list[lightgbm.Booster]
     rounds: int
     log_loss: float
+    fitted: np.ndarray  # float64 [n, k]
     out_of_fold: np.ndarray  # float64 [n]
 
     def predict(self, frame: pd.DataFrame) -> np.ndarray:
@@ -58,8 +60,7 @@ class Teachers:
     def predict_members(self, frame: pd.DataFrame) -> np.ndarray:
         """Each teacher's probability, float64 [n, k]."""
         table = lightgbm_table(frame, self.spec, self.vocabularies)
-        members = [booster.predict(table, num_iteration=self.rounds) for booster in self.boosters]
-        return np.stack(members, axis=1)
+        return _predict(self.boosters, table, self.rounds)
 
 
 def fit_teachers(train: pd.DataFrame, spec: FeatureSpec, members: int, seed: int) -> Teachers:
@@ -89,11 +90,17 @@ def fit_teachers(train: pd.DataFrame, spec: FeatureSpec, members: int, seed: int
         return_cvbooster=True,
     )
     losses = results["valid binary_logloss-mean"]  # up to the best round
-    boosters = results["cvbooster"].boosters
+    boosters, rounds = results["cvbooster"].boosters, len(losses)
+    fitted = _predict(boosters, table, rounds)
     out_of_fold = np.empty(len(train))
-    for booster, (_, left_out) in zip(boosters, folds, strict=True):
-        out_of_fold[left_out] = booster.predict(table.iloc[left_out], num_iteration=len(losses))
-    return Teachers(spec, vocabularies, boosters, len(losses), float(losses[-1]), out_of_fold)
+    for i, (_, left_out) in enumerate(folds):
+        out_of_fold[left_out] = fitted[left_out, i]
+    return Teachers(spec, vocabularies, boosters, rounds, float(losses[-1]), fitted, out_of_fold)
+
+
+def _predict(boosters: list[lightgbm.Booster], table: pd.DataFrame, rounds: int) -> np.ndarray:
+    members = [booster.predict(table, num_iteration=rounds) for booster in boosters]
+    return np.stack(members, axis=1)
 
 
 def soft_targets(members: np.ndarray, rows: pd.DataFrame, label_weight: float) -> np.ndarray:
@@ -109,8 +116,7 @@ def distill(
 
     def fit_and_predict() -> tuple[Teachers, np.ndarray]:
         teachers = fit_teachers(train, spec, config.network.members, config.seed)
-        members = teachers.predict_members(train)
-        return teachers, soft_targets(members, train, config.label_weight)
+        return teachers, soft_targets(teachers.fitted, train, config.label_weight)
 
     teachers, targets = broadcast_from_rank0(fit_and_predict)
     model, history = fit(train, targets, spec, config, device)
