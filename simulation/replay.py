@@ -61,7 +61,7 @@ class ReplayData:
     """What the source holds of the replayed period, by the time at which it became known."""
 
     requests: pd.DataFrame  # eligible rows of `problem.examples`, by event_timestamp
-    outcomes: pd.DataFrame  # all rows predicted after the start, by outcome_known_at
+    outcomes: pd.DataFrame  # rows predicted after the start, by outcome_known_at
     features: list[tuple[View, pd.DataFrame]]  # rows by event_timestamp
 
     @classmethod
@@ -75,10 +75,12 @@ class ReplayData:
             pd.read_parquet(settings.features_dir / f"{view.name}.parquet", filters=filters)
             for view in VIEWS
         ]
-        served = rows[rows.event_timestamp > pd.Timestamp(start)]
+        at, known_at = rows.event_timestamp, rows.outcome_known_at
+        requests = rows[rows.eligible & (at > done) & (at <= end)]
+        outcomes = rows[(at > start) & (known_at > done) & (known_at <= end)]
         return cls(
-            requests=rows[rows.eligible].sort_values(["event_timestamp", "instance_id"]),
-            outcomes=served.sort_values(["outcome_known_at", "instance_id"]),
+            requests=requests.sort_values(["event_timestamp", "instance_id"]),
+            outcomes=outcomes.sort_values(["outcome_known_at", "instance_id"]),
             features=[
                 (view, table.sort_values("event_timestamp", ignore_index=True))
                 for view, table in zip(VIEWS, tables, strict=True)
