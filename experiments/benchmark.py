@@ -52,9 +52,10 @@ def benchmark(times: list[int]) -> Results:
     """Measure everything, the data parts on the source repeated that many times.
 
     Raises:
-        ValueError: if two joins of the same rows differ in a cell.
+        ValueError: if two joins of the same rows differ in a cell, or the tables are on S3.
     """
     settings = Settings()
+    settings.require_local_tables("make bench")
     report: Results = run_part("benchmark_models", settings.data_dir)
     report |= {"data": [], "shards": []}
     for n in sorted(times):

@@ -59,7 +59,7 @@ def repeat_tables(settings: Settings, into: Path, years: int, places: int = 1) -
     into.mkdir(parents=True, exist_ok=True)
     return {
         table.name: repeat_rows(
-            settings.tables_dir / f"{table.name}.parquet",
+            Path(settings.tables_dir) / f"{table.name}.parquet",
             into / f"{table.name}.parquet",
             "" if {*table.keys} & {*ENTITY_KEYS, *timestamps(table)} else table.keys[0],
             years if timestamps(table) else 1,
@@ -105,7 +105,7 @@ def repeat_rows(source: Path, target: Path, row_id: str, years: int, places: int
 def features(settings: Settings) -> Results:
     tables = written_tables(settings.tables_dir)
     return timed(
-        lambda: sum(write_features(tables, settings.features_dir, lambda _: None).values())
+        lambda: sum(write_features(tables, Path(settings.features_dir), lambda _: None).values())
     )
 
 
@@ -127,7 +127,7 @@ def plain_features(settings: Settings) -> Results:
                 db.execute(macro)
             db.execute(f"SET VARIABLE until = TIMESTAMPTZ '{until.isoformat()}'")
             for table in SOURCE_TABLES:
-                path = settings.tables_dir / f"{table.name}.parquet"
+                path = f"{settings.tables_dir}/{table.name}.parquet"
                 db.execute(f"CREATE VIEW {table.name} AS FROM read_parquet('{path}')")
             for name in INTERMEDIATE_TABLES:
                 db.execute(f"CREATE TEMP TABLE {name} AS {sql[name]}")
@@ -173,7 +173,7 @@ def narrow_join(settings: Settings) -> Results:
 
 
 def _asof(settings: Settings, view: View) -> str:
-    path = settings.features_dir / f"{view.name}.parquet"
+    path = f"{settings.features_dir}/{view.name}.parquet"
     equal = [f"entity_rows.{key} = {view.name}.{key}" for key in view.keys]
     earlier = f"entity_rows.event_timestamp >= {view.name}.event_timestamp"
     match = " AND ".join([*equal, earlier])

@@ -77,7 +77,7 @@ def prepare(settings: Settings, folder: Path) -> None:
     peer.apply(definitions(settings.features_dir))
     writers = [OnlineWriter(store) for store in (embedded, ours)]
     for view in VIEWS:
-        table = pd.read_parquet(settings.features_dir / f"{view.name}.parquet")
+        table = pd.read_parquet(f"{settings.features_dir}/{view.name}.parquet")
         known = table[table.event_timestamp <= as_of]
         known = known.merge(keys[list(view.keys)].drop_duplicates(), on=list(view.keys))
         newest = known.sort_values("event_timestamp").drop_duplicates(list(view.keys), keep="last")

@@ -12,6 +12,7 @@ in the embedded online store. Results: ``feature_costs.json``.
 import json
 import sqlite3
 from datetime import datetime
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -97,7 +98,7 @@ def group_costs(settings: Settings, importance: pd.DataFrame, model: TrainedMode
             "log_loss_reduction": float(reduction),
         }
         if group in by_name:
-            path = settings.features_dir / f"{group}.parquet"
+            path = Path(settings.features_dir) / f"{group}.parquet"
             keys, size = online[group]
             row |= {
                 "build_seconds": seconds[group],
@@ -142,6 +143,7 @@ def measure(settings: Settings) -> dict[str, Any]:
 
 def main() -> None:
     settings = Settings()
+    settings.require_local_tables("make costs")
     report = measure(settings)
     path = settings.reports_dir / "feature_costs.json"
     path.write_text(json.dumps(report, indent=1))

@@ -244,6 +244,7 @@ def main() -> None:
     parser.add_argument("--source", help="folder or s3:// prefix of source files, to measure that")
     options = parser.parse_args()
     settings = Settings()
+    settings.require_local_tables("make growth")
     spark_engine.check_installed()
     if options.source:
         key, measured = "source", source(settings, options.source, options.limit)

@@ -107,7 +107,7 @@ def reproduce(run_id: str) -> bool:
             f"without {missing}: train again"
         )
     with TemporaryDirectory(prefix="ontime-reproduce-") as scratch:
-        embedded = {"feast_registry_url": "", "redis_url": ""}
+        embedded = {"feast_registry_url": "", "redis_url": "", "tables_url": ""}
         local = settings.model_copy(update=embedded | {"data_dir": Path(scratch).resolve()})
         write_source_tables(local)
         build_feature_tables(local)

@@ -39,11 +39,12 @@ Results = dict[str, Any]
 
 
 def features(settings: Settings) -> None:
+    folder = Path(settings.features_dir)
     if settings.engine == "spark":
-        spark_engine.write_features(settings.tables_dir, settings.features_dir)
+        spark_engine.write_features(settings.tables_dir, folder)
         return
     tables = builder.written_tables(settings.tables_dir)
-    builder.write_features(tables, settings.features_dir, memory=settings.duckdb_memory)
+    builder.write_features(tables, folder, memory=settings.duckdb_memory)
 
 
 def join(settings: Settings) -> None:
@@ -142,6 +143,7 @@ def main() -> None:
     if part:
         PARTS[part](settings)
         return
+    settings.require_local_tables("make spark-check")
     spark_engine.check_installed()
     root = settings.data_dir / "spark-check"
     shutil.rmtree(root, ignore_errors=True)

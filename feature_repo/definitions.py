@@ -24,8 +24,8 @@ ENTITIES = {
 }
 
 
-def feature_view(view: View, features_dir: Path) -> FeatureView:
-    """Feast's view of ``features_dir/<view>.parquet``; Feast requires an absolute path."""
+def feature_view(view: View, features_dir: str | Path) -> FeatureView:
+    """Feast's view of ``features_dir/<view>.parquet``; Feast requires an absolute path or URL."""
     return FeatureView(
         name=view.name,
         entities=[ENTITIES[key] for key in view.keys],
@@ -36,13 +36,13 @@ def feature_view(view: View, features_dir: Path) -> FeatureView:
         ],
         source=FileSource(
             name=f"{view.name}_rows",
-            path=str(features_dir / f"{view.name}.parquet"),
+            path=f"{features_dir}/{view.name}.parquet",
             timestamp_field="event_timestamp",
         ),
     )
 
 
-def definitions(features_dir: Path) -> list[Any]:
+def definitions(features_dir: str | Path) -> list[Any]:
     """All entities, then all feature views, then the service that training and serving read."""
     views = [feature_view(view, features_dir) for view in VIEWS]
     service = FeatureService(name=FEATURE_SERVICE, features=[*views])

@@ -6,11 +6,13 @@ python -m pipelines.build_features [--as-of TIME]
 import argparse
 import warnings
 from datetime import datetime
+from pathlib import Path
 
 from feast import Entity
 from prefect import flow, task
 
 from feature_repo.definitions import definitions
+from ontime.data.locations import local_folder
 from ontime.data.timestamps import parse_utc
 from ontime.features import spark_engine
 from ontime.features.builder import materialization_start, write_features, written_tables
@@ -23,9 +25,10 @@ from ontime.settings import Settings
 def build_feature_tables(settings: Settings) -> dict[str, int]:
     """Write the Parquet table of every feature view; returns rows per view."""
     if settings.engine == "spark":
-        return spark_engine.write_features(settings.tables_dir, settings.features_dir)
+        return spark_engine.write_features(settings.tables_dir, Path(settings.features_dir))
     tables = written_tables(settings.tables_dir)
-    return write_features(tables, settings.features_dir, memory=settings.duckdb_memory)
+    with local_folder(settings.features_dir, settings.data_dir) as folder:
+        return write_features(tables, folder, memory=settings.duckdb_memory)
 
 
 @task

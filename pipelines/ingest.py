@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from prefect import flow, task
 from prefect.artifacts import create_table_artifact
 
+from ontime.data.locations import local_folder
 from ontime.data.tables import write_table
 from ontime.problem import SOURCE_TABLES, read_source
 from ontime.settings import Settings
@@ -21,12 +22,13 @@ def write_source_tables(settings: Settings) -> dict[str, int]:
     # In the data folder, because /tmp is memory on some machines.
     with TemporaryDirectory(prefix="ingest-", dir=settings.data_dir) as scratch:
         tables, counts = read_source(location=settings.source, scratch=Path(scratch))
-        n_rows = {
-            f"{table.name} rows": write_table(
-                tables[table.name], table, settings.tables_dir / f"{table.name}.parquet"
-            )
-            for table in SOURCE_TABLES
-        }
+        with local_folder(settings.tables_dir, Path(scratch)) as folder:
+            n_rows = {
+                f"{table.name} rows": write_table(
+                    tables[table.name], table, folder / f"{table.name}.parquet"
+                )
+                for table in SOURCE_TABLES
+            }
     return n_rows | counts
 
 

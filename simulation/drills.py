@@ -53,11 +53,17 @@ DATA_DIR = "ONTIME_DATA_DIR"
 
 @contextmanager
 def data_folder(folder: Path) -> Iterator[Settings]:
-    """Settings of another data folder, also for the flows and the API that are started inside."""
+    """Settings of another data folder, also for the flows and the API that are started inside.
+
+    Raises:
+        ValueError: if the tables are on S3, where they would not be those of the folder.
+    """
     before = os.environ.get(DATA_DIR)
     os.environ[DATA_DIR] = str(folder)
     try:
-        yield Settings()
+        settings = Settings()
+        settings.require_local_tables("make drills")
+        yield settings
     finally:
         del os.environ[DATA_DIR]
         if before is not None:
@@ -75,12 +81,12 @@ def write_fault(settings: Settings, drill: Drill, forked_at: datetime) -> None:
     since, until = (pd.Timestamp(each).as_unit("us") for each in (drill.since, drill.until))
     match fault:
         case StoppedView(view):
-            path = settings.features_dir / f"{view}.parquet"
+            path = f"{settings.features_dir}/{view}.parquet"
             rows = read_table(path)
             at = rows.event_timestamp
             rows[(at <= since) | (at > until)].to_parquet(path, index=False)
         case StoppedLabels(table, known_at):
-            path = settings.tables_dir / f"{table}.parquet"
+            path = f"{settings.tables_dir}/{table}.parquet"
             rows = read_table(path)
             stopped = (rows[known_at] > since) & (rows[known_at] <= until)
             rows.loc[stopped, known_at] = until
@@ -91,9 +97,10 @@ def write_fault(settings: Settings, drill: Drill, forked_at: datetime) -> None:
             at = rows[rows.select_dtypes("datetimetz").columns[0]]
             changed = (at > since) & (at <= until)
             rows.loc[changed, list(columns)] *= factor
-            write_features(tables, settings.features_dir, lambda line: None, drill.end + DAY)
+            folder = Path(settings.features_dir)
+            write_features(tables, folder, lambda line: None, drill.end + DAY)
         case CorruptedLabels(table, label, known_at):
-            path = settings.tables_dir / f"{table}.parquet"
+            path = f"{settings.tables_dir}/{table}.parquet"
             rows = read_table(path)
             known = rows[known_at]
             # Outcomes that are still to be reported stay right.

@@ -72,7 +72,7 @@ class ReplayData:
         rows = load_requests(settings)
         filters = [("event_timestamp", ">", done), ("event_timestamp", "<=", end)]
         tables = [
-            pd.read_parquet(settings.features_dir / f"{view.name}.parquet", filters=filters)
+            pd.read_parquet(f"{settings.features_dir}/{view.name}.parquet", filters=filters)
             for view in VIEWS
         ]
         at, known_at = rows.event_timestamp, rows.outcome_known_at

@@ -91,7 +91,7 @@ class Dataset:
 
     def rows(self, view: str) -> pd.DataFrame:
         """The written feature rows of a view."""
-        return read_table(self.settings.features_dir / f"{view}.parquet")
+        return read_table(f"{self.settings.features_dir}/{view}.parquet")
 
 
 def pytest_sessionfinish() -> None:
@@ -130,8 +130,9 @@ def dataset(source: Source) -> Dataset:
         table.name: before(until, source.tables[table.name], table) for table in SOURCE_TABLES
     }
     for table in SOURCE_TABLES:
-        write_table(tables[table.name], table, settings.tables_dir / f"{table.name}.parquet")
-    write_features(tables, settings.features_dir, progress=lambda line: None, until=until)
+        path = Path(settings.tables_dir) / f"{table.name}.parquet"
+        write_table(tables[table.name], table, path)
+    write_features(tables, Path(settings.features_dir), progress=lambda line: None, until=until)
     store = open_feature_store(settings)
     store.apply(definitions(settings.features_dir))
     return Dataset(settings, tables, requests_of(tables), start, until, store)

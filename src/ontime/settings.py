@@ -4,6 +4,7 @@ The defaults are the embedded system (files and SQLite below ``var/``). Each pro
 selected by its own variable; no other code depends on the environment it runs in.
 """
 
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,6 +15,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 # The repository root of a development install: `var` does not follow the working directory.
 ROOT = Path(__file__).resolve().parents[2]
 DUCKDB_MEMORY = "4GB"  # enough for three times the default source without spilling
+# A bucket and a prefix whose characters mean the same to every library that reads them.
+S3_PREFIX = re.compile(r"s3://[a-z0-9][a-z0-9.-]*(/[\w.=-]+)*", re.ASCII)
 # Part of every default password in docker-compose.yml.
 DEVELOPMENT_SECRET = "development-only"  # noqa: S105 - published on purpose
 
@@ -34,6 +37,9 @@ class Settings(BaseSettings):
     data_dir: Path = Field(ROOT / "var", description="root of all files that the system writes")
     source: str = Field(
         "", description="folder or s3:// prefix of the source files; empty: the problem's own"
+    )
+    tables_url: str = Field(
+        "", description="s3:// prefix of source and feature tables; empty: folders in data_dir"
     )
     engine: Literal["duckdb", "spark"] = Field(
         "duckdb", description="what builds features and joins them to examples"
@@ -79,6 +85,20 @@ class Settings(BaseSettings):
         (), description="shares of the instances that a new champion gets first; empty: all at once"
     )
 
+    @field_validator("tables_url")
+    @classmethod
+    def check_tables_url(cls, given: str) -> str:
+        url = given.rstrip("/")
+        if url and not S3_PREFIX.fullmatch(url):
+            # A user or an option of a URL may be a secret.
+            shown = given.partition("?")[0].rpartition("@")[2]
+            raise ValueError(
+                "ONTIME_TABLES_URL is empty or like s3://bucket/prefix, with letters, digits and "
+                "._=- in the prefix; credentials and endpoint are AWS_* variables of the "
+                f"environment. Given: {shown}"
+            )
+        return url
+
     @field_validator("canary_shares", mode="before")
     @classmethod
     def parse_shares(cls, given: str | tuple[float, ...]) -> tuple[float, ...]:
@@ -93,6 +113,16 @@ class Settings(BaseSettings):
         self.mlflow_url = self.mlflow_url or f"sqlite:///{self.data_dir}/mlflow/mlflow.db"
         default = f"sqlite:///{self.data_dir}/log/predictions.db"
         self.prediction_db_url = self.prediction_db_url or default
+        return self
+
+    @model_validator(mode="after")
+    def reject_spark_on_s3(self) -> "Settings":
+        if self.engine == "spark" and self.tables_url:
+            raise ValueError(
+                "ONTIME_ENGINE=spark needs tables in data_dir, because Spark's connector for S3 "
+                f"(hadoop-aws) is not installed, and ONTIME_TABLES_URL is {self.tables_url}: unset "
+                "it, or use ONTIME_ENGINE=duckdb"
+            )
         return self
 
     @model_validator(mode="after")
@@ -126,13 +156,23 @@ class Settings(BaseSettings):
             key = self.api_key_file.read_text().strip()
         return {"Authorization": f"Bearer {key}"} if key else {}
 
-    @property
-    def tables_dir(self) -> Path:
-        return self.data_dir / "tables"
+    def require_local_tables(self, command: str) -> None:
+        """Raise ValueError if the tables are on S3, for a command that copies or measures files."""
+        if self.tables_url:
+            raise ValueError(
+                f"{command} needs its tables in ONTIME_DATA_DIR, and ONTIME_TABLES_URL is "
+                f"{self.tables_url}: unset it"
+            )
 
     @property
-    def features_dir(self) -> Path:
-        return self.data_dir / "features"
+    def tables_dir(self) -> str:
+        """Folder or ``s3://`` prefix of the source tables."""
+        return f"{self.tables_url or self.data_dir}/tables"
+
+    @property
+    def features_dir(self) -> str:
+        """Folder or ``s3://`` prefix of the feature tables."""
+        return f"{self.tables_url or self.data_dir}/features"
 
     @property
     def reports_dir(self) -> Path:

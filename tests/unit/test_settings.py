@@ -74,6 +74,42 @@ def test_the_embedded_services_are_below_the_data_folder(tmp_path: Path) -> None
     assert [place for place in locations if str(tmp_path.resolve()) not in place] == []
 
 
+def test_tables_and_features_are_on_s3_and_everything_else_is_not(tmp_path: Path) -> None:
+    url = "s3://bucket.of-tables/a_prefix/v=1"
+    settings = Settings(_env_file=None, data_dir=tmp_path, tables_url=f"{url}/")
+    assert (settings.tables_dir, settings.features_dir) == (f"{url}/tables", f"{url}/features")
+    assert settings.reports_dir == tmp_path.resolve() / "reports"
+    with pytest.raises(ValueError, match=f"make x .* ONTIME_TABLES_URL is {url}: unset it"):
+        settings.require_local_tables("make x")
+    read(None).require_local_tables("make x")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "shown"),
+    [
+        ("/data/tables", "/data/tables"),
+        ("https://bucket.s3.amazonaws.com", "https://bucket.s3.amazonaws.com"),
+        ("s3:bucket", "s3:bucket"),
+        ("s3://", "s3:"),
+        ("s3://bucket/a//b", "s3://bucket/a//b"),
+        ("s3://bucket/a b", "s3://bucket/a b"),
+        ("s3://bucket/*", r"s3://bucket/\*"),
+        ("s3://key:of-our-own@bucket/a", "bucket/a"),
+        ("s3://bucket/a?secret_key=of-our-own", "s3://bucket/a"),
+    ],
+)
+def test_a_place_of_tables_that_is_no_prefix_on_s3_is_rejected(wrong: str, shown: str) -> None:
+    with pytest.raises(ValidationError, match=rf"like s3://bucket/prefix.*Given: {shown}") as error:
+        Settings(_env_file=None, tables_url=wrong)
+    assert "of-our-own" not in str(error.value)
+
+
+def test_spark_with_tables_on_s3_is_rejected() -> None:
+    rule = r"ONTIME_ENGINE=spark needs tables in data_dir.*ONTIME_TABLES_URL is s3://bucket"
+    with pytest.raises(ValidationError, match=rule):
+        Settings(_env_file=None, tables_url="s3://bucket", engine="spark")
+
+
 def test_variables_of_compose_are_ignored(tmp_path: Path) -> None:
     file = tmp_path / "settings.env"
     file.write_text("POSTGRES_PASSWORD=something\nONTIME_REDIS_URL=file:2\n")

@@ -105,16 +105,18 @@ def check_table(frame: pd.DataFrame, table: Table) -> None:
         raise TableError(_explain(error.failure_cases, frame, table)) from None
 
 
-def read_tables(folder: Path, tables: tuple[Table, ...]) -> dict[str, pd.DataFrame]:
+def read_tables(folder: str | Path, tables: tuple[Table, ...]) -> dict[str, pd.DataFrame]:
     """The written tables by name. Raises FileNotFoundError if one is missing."""
-    return {table.name: read_table(folder / f"{table.name}.parquet") for table in tables}
+    return {table.name: read_table(f"{folder}/{table.name}.parquet") for table in tables}
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """One Parquet table. Raises FileNotFoundError if it is missing."""
-    if not path.exists():
-        raise FileNotFoundError(f"table {path} is missing: run `make ingest features` first")
-    return pd.read_parquet(path)
+def read_table(path: str | Path) -> pd.DataFrame:
+    """One Parquet table, in a folder or on S3. Raises FileNotFoundError if it is missing."""
+    try:
+        return pd.read_parquet(path)
+    except FileNotFoundError:
+        message = f"table {path} is missing: run `make ingest features` first"
+        raise FileNotFoundError(message) from None
 
 
 def _pandera_column(column: Column) -> pa.Column:

@@ -1,23 +1,28 @@
 """What the offline stores of DuckDB and Spark share: both join by an ``ASOF JOIN``.
 
-`AsofOfflineStore` checks what the join supports and hands it to the engine's `AsofJob`.
-`equal_keys` and `fresh_columns` are the SQL that both engines write alike.
+`AsofOfflineStore` checks what the join supports and hands it to the engine's `AsofJob`; it also
+materializes from S3. `equal_keys` and `fresh_columns` are the SQL that both engines write alike.
 """
 
 from abc import abstractmethod
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import ibis
 import pandas as pd
+from feast.data_source import DataSource
 from feast.errors import SavedDatasetLocationAlreadyExists
 from feast.feature_view import FeatureView
 from feast.infra.offline_stores.duckdb import DuckDBOfflineStore
 from feast.infra.offline_stores.file_source import FileSource
+from feast.infra.offline_stores.ibis import pull_latest_from_table_or_query_ibis
 from feast.infra.offline_stores.offline_store import RetrievalJob
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import RepoConfig
 from feast.saved_dataset import SavedDatasetStorage
+
+from ontime.data.locations import arrow_dataset, is_on_s3
 
 
 class AsofJob(RetrievalJob):
@@ -65,6 +70,24 @@ class AsofOfflineStore(DuckDBOfflineStore):
     """
 
     job: ClassVar[type[AsofJob]]
+
+    @staticmethod
+    def pull_latest_from_table_or_query(
+        config: RepoConfig, data_source: DataSource, *args: Any, **kwargs: Any
+    ) -> RetrievalJob:
+        """The newest row of each key, for materialization.
+
+        Files on S3 are read by Arrow, because Feast's reader downloads DuckDB's extension for them.
+        """
+        if not isinstance(data_source, FileSource) or not is_on_s3(data_source.path):
+            return DuckDBOfflineStore.pull_latest_from_table_or_query(
+                config, data_source, *args, **kwargs
+            )
+        kwargs |= {
+            "data_source_reader": lambda *_: ibis.memtable(arrow_dataset(data_source.path)),
+            "data_source_writer": None,  # of a persisted result, which this is not
+        }
+        return pull_latest_from_table_or_query_ibis(config, data_source, *args, **kwargs)
 
     @classmethod
     def get_historical_features(

@@ -14,13 +14,14 @@ import duckdb
 import pandas as pd
 import pyarrow.parquet as pq
 
+from ontime.data.locations import exists, register_parquet
 from ontime.data.tables import BATCH_SIZE, write_batches
 from ontime.features.spec import EmptyView, View
 from ontime.problem import INTERMEDIATE_TABLES, SOURCE_TABLES, SQL_FOLDER, SQL_MACROS, VIEWS
 from ontime.settings import DUCKDB_MEMORY
 
-# A source table: a frame, or a Parquet file that may not fit in memory.
-Tables = Mapping[str, pd.DataFrame | Path]
+# A source table: a frame, or the location of a Parquet file that may not fit in memory.
+Tables = Mapping[str, pd.DataFrame | str]
 # Of the source, per part of a query that asks `in_part(key)`: the joins and windows of one part fit
 # in memory, however long the source. Each part reads the source again.
 ROWS_PER_PART = 1_000_000
@@ -38,11 +39,11 @@ def read_sql(name: str) -> str:
     return (SQL_FOLDER / f"{name}.sql").read_text()
 
 
-def written_tables(folder: Path) -> dict[str, Path]:
+def written_tables(folder: str | Path) -> dict[str, str]:
     """The source tables as the files of `pipelines.ingest`. Raises FileNotFoundError."""
-    paths = {table.name: folder / f"{table.name}.parquet" for table in SOURCE_TABLES}
+    paths = {table.name: f"{folder}/{table.name}.parquet" for table in SOURCE_TABLES}
     for path in paths.values():
-        if not path.exists():
+        if not exists(path):
             raise FileNotFoundError(f"table {path} is missing: run `make ingest` first")
     return paths
 
@@ -147,9 +148,9 @@ def _create_table(
         db.execute(f"{into} {sql}", parameters)
 
 
-def _register(db: duckdb.DuckDBPyConnection, name: str, table: pd.DataFrame | Path) -> None:
-    if isinstance(table, Path):
-        db.read_parquet(str(table)).create_view(name)
+def _register(db: duckdb.DuckDBPyConnection, name: str, table: pd.DataFrame | str) -> None:
+    if isinstance(table, str):
+        register_parquet(db, name, table)
     else:
         db.register(name, table)
 
@@ -209,13 +210,13 @@ def write_features(
     return n_rows
 
 
-def materialization_start(folder: Path) -> datetime:
+def materialization_start(folder: str | Path) -> datetime:
     """The earliest event timestamp of the written feature tables.
 
     Raises:
         FileNotFoundError: if no feature table was written.
     """
-    paths = [path for view in VIEWS if (path := folder / f"{view.name}.parquet").exists()]
+    paths = [path for view in VIEWS if exists(path := f"{folder}/{view.name}.parquet")]
     stamps = [pq.read_table(path, columns=["event_timestamp"])[0].to_pandas() for path in paths]
     if not stamps:
         raise FileNotFoundError(f"no feature table in {folder}: run `make ingest features` first")

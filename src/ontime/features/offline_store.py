@@ -19,6 +19,7 @@ from feast.infra.offline_stores.duckdb import DuckDBOfflineStoreConfig
 from feast.infra.offline_stores.offline_store import RetrievalMetadata
 from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
 
+from ontime.data.locations import register_parquet
 from ontime.features.asof import (
     AsofJob,
     AsofOfflineStore,
@@ -66,6 +67,8 @@ class DuckDBAsofJob(AsofJob):
                 "CREATE TABLE entity_rows AS "
                 "SELECT *, row_number() OVER () AS entity_row FROM result"
             )
+            for view, _ in self.views:
+                register_parquet(db, f"{view.name}_rows", parquet_source(view).path)
             for statement in self.statements:
                 features = db.execute(statement).to_arrow_table()
                 for name in features.column_names:  # raises unless there is one value per row
@@ -88,12 +91,15 @@ class AsofDuckDBOfflineStore(AsofOfflineStore):
 
 
 def asof_sql(view: FeatureView, names: list[str], stamp: str) -> str:
-    """SQL for the features ``names`` of one view, one row per row of ``entity_rows``, in order."""
+    """SQL for the features ``names`` of one view, one row per row of ``entity_rows``, in order.
+
+    It reads the view's Parquet under the name ``<view>_rows``.
+    """
     source = parquet_source(view)
     newest = f"entity_rows.{stamp} >= rows.{source.timestamp_field}"
     return f"""
         SELECT {", ".join(fresh_columns(view, names, stamp, "rows"))}
-        FROM entity_rows ASOF LEFT JOIN read_parquet('{source.path}') AS rows
+        FROM entity_rows ASOF LEFT JOIN {view.name}_rows AS rows
         ON {" AND ".join([*equal_keys(view, "rows"), newest])}
         ORDER BY entity_row
     """

@@ -73,7 +73,7 @@ def open_spark() -> "SparkSession":
 
 
 def write_features(
-    tables_dir: Path,
+    tables_dir: str | Path,
     folder: Path,
     progress: Callable[[str], None] = print,
     until: datetime | None = None,
@@ -89,8 +89,8 @@ def write_features(
         TableError: if a view breaks its schema; that view is not written.
     """
     spark = open_spark()
-    for name, path in written_tables(tables_dir).items():
-        spark.read.parquet(str(path)).createOrReplaceTempView(name)
+    for name, table in written_tables(tables_dir).items():
+        spark.read.parquet(table).createOrReplaceTempView(name)
     until = until or _grid_end(spark)
     folder.mkdir(parents=True, exist_ok=True)
     steps = folder / ".intermediate"

@@ -58,8 +58,8 @@ def test_sizes_are_counted_per_view_and_unstored_groups_have_none(
     dataset: Dataset, model: TrainedModel, rows: pd.DataFrame, tmp_path: Path
 ) -> None:
     settings = dataset.settings.model_copy(update={"data_dir": tmp_path})
-    for folder in (dataset.settings.tables_dir, dataset.settings.features_dir):
-        (tmp_path / folder.name).symlink_to(folder)
+    for name in ("tables", "features"):
+        (tmp_path / name).symlink_to(dataset.settings.data_dir / name)
     store = open_feature_store(settings)
     store.apply(definitions(settings.features_dir))
     stored = {view.name: dataset.rows(view.name).tail(40) for view in VIEWS}
