@@ -53,8 +53,8 @@ DIFFERENCES = (
     "the emulator has no DNS and limits no memory: both are done with Docker, from the template",
     "Redis is reached with TLS, but its certificate is not verified: an authority of the emulator "
     "signed it",
-    "MLflow reads keys for S3 from variables: botocore takes a task's credentials from an address "
-    "of AWS only",
+    "MLflow and the worker read keys for S3 from variables: the AWS SDK takes a task's credentials "
+    "from an address of AWS only",
     "images are built under the names in the tasks, and not pushed",
     "not emulated: security groups, roles, TLS as the database's condition, EFS, the limit of CPU, "
     "the read-only root file system, and replacing a task whose health check fails",
@@ -68,7 +68,7 @@ def adapt(template: Template) -> Template:
     adapted: Template = json.loads(text)
     for resource in adapted["Resources"].values():
         for container in resource.get("Properties", {}).get("ContainerDefinitions", []):
-            if container["Name"] == "Mlflow":
+            if container["Name"] in ("Mlflow", "Worker"):
                 container["Environment"] += [{"Name": n, "Value": v} for n, v in KEYS.items()]
     return adapted
 

@@ -8,6 +8,7 @@ from typing import Any
 from aws_cdk import Duration, RemovalPolicy, Stack
 from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_ecs as ecs
+from aws_cdk import aws_iam as iam
 from aws_cdk import aws_logs as logs
 from aws_cdk import aws_servicediscovery as servicediscovery
 
@@ -16,6 +17,7 @@ from infra.aws.sizes import Size, Task
 from infra.aws.storage import DATABASES, Storage, retention
 
 NAMESPACE = "ontime.internal"
+TABLES = "tables"  # prefix of the bucket for source and feature tables
 SERVICES = ("Api", "Mlflow", "Prefect", "Worker")
 CREATE_DATABASES = Path(__file__).with_name("create_databases.py")
 # Passwords reach a container as variables; the URLs that contain them are put together inside.
@@ -213,13 +215,13 @@ def build_services(
         host="prefect",
     )  # fmt: skip
     worker_command = "prefect worker start --pool=local --type=process --with-healthcheck"
-    worker = build.serve(
-        "Worker",
-        build.define(
-            "Worker", "pipelines", size.worker, worker_command, flows,
-            (*APP_PASSWORDS, "api"), URLS | API_KEY, port=8080, health="/health", keeps_files=True,
-        ),
+    tables = {"ONTIME_TABLES_URL": f"s3://{storage.bucket.bucket_name}/{TABLES}"}
+    worker_task = build.define(
+        "Worker", "pipelines", size.worker, worker_command, flows | tables,
+        (*APP_PASSWORDS, "api"), URLS | API_KEY, port=8080, health="/health", keeps_files=True,
     )  # fmt: skip
+    _grant_tables(storage, worker_task.task_role)
+    worker = build.serve("Worker", worker_task)
     worker.node.add_dependency(mlflow, prefect)  # it ends where Prefect does not respond
     tasks = ec2.SecurityGroup(stack, "TasksGroup", vpc=storage.vpc)
     _define_single_tasks(build, app, flows)
@@ -243,6 +245,17 @@ def build_services(
         scaling.scale_on_cpu_utilization("Cpu", target_utilization_percent=60)
     balancer, target = expose(stack, size, storage, api, certificate)
     return Services(api, balancer, target)
+
+
+def _grant_tables(storage: Storage, role: Any) -> None:
+    """Read and replace the objects below `TABLES`; nothing is deleted or listed."""
+    storage.key.grant(role, "kms:Decrypt", "kms:GenerateDataKey")
+    role.add_to_principal_policy(
+        iam.PolicyStatement(
+            actions=["s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload"],
+            resources=[storage.bucket.arn_for_objects(f"{TABLES}/*")],
+        )
+    )
 
 
 def _define_single_tasks(build: _Builder, app: Mapping[str, str], flows: Mapping[str, str]) -> None:

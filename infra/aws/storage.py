@@ -75,7 +75,13 @@ def build_storage(stack: Stack, size: Size) -> Storage:
         versioned=True,
         server_access_logs_bucket=log_bucket,
         server_access_logs_prefix="artifacts/",
-        lifecycle_rules=[s3.LifecycleRule(noncurrent_version_expiration=Duration.days(90))],
+        lifecycle_rules=[
+            s3.LifecycleRule(
+                noncurrent_version_expiration=Duration.days(90),
+                # The parts of an upload whose task was killed.
+                abort_incomplete_multipart_upload_after=Duration.days(7),
+            )
+        ],
         removal_policy=removal,
     )
     vpc = _build_vpc(stack, size, key)

@@ -175,6 +175,10 @@ def test_the_key_of_the_flows_is_the_one_that_a_task_stores(template: Any) -> No
     assert len({json.dumps(value) for value in keys.values()}) == 1 and keys["Keys"]
 
 
+def as_list(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value
+
+
 def statements(template: Any) -> Iterator[Template]:
     for policy in resources(template, "AWS::IAM::Policy"):
         yield from policy["PolicyDocument"]["Statement"]
@@ -184,20 +188,36 @@ def test_no_role_may_do_everything_or_reach_everything(template: Any) -> None:
     without_resource = {"ecr:GetAuthorizationToken"}  # AWS defines no resource for it
     assert list(statements(template))
     for statement in statements(template):
-        actions = statement["Action"]
-        actions = {actions} if isinstance(actions, str) else set(actions)
+        actions = set(as_list(statement["Action"]))
         assert not [action for action in actions if action == "*" or action.endswith(":*")]
         if statement["Resource"] == "*":
             assert actions <= without_resource, actions
 
 
-def test_only_mlflow_reaches_the_artifacts(template: Any) -> None:
-    owners = [
-        name
+def test_only_mlflow_reaches_the_artifacts_and_only_the_worker_the_tables(template: Any) -> None:
+    written = {
+        name[: name.index("Task")]: set(re.findall(r'"/(\w+)/\*"', json.dumps(policy)))
         for name, policy in template.find_resources("AWS::IAM::Policy").items()
         if "s3:PutObject" in json.dumps(policy)
-    ]
-    assert len(owners) == 1 and owners[0].startswith("MlflowTaskTaskRole")
+    }
+    assert written == {"Mlflow": {"mlflow"}, "Worker": {services.TABLES}}
+
+
+def test_the_worker_keeps_tables_below_its_prefix_and_deletes_none(template: Any) -> None:
+    environment = {
+        each["Name"]: each["Value"] for each in containers(template)["Worker"]["Environment"]
+    }
+    _, (*_, last) = environment["ONTIME_TABLES_URL"]["Fn::Join"]
+    assert last == f"/{services.TABLES}"
+    policies = template.find_resources("AWS::IAM::Policy")
+    (policy,) = (each for name, each in policies.items() if name.startswith("WorkerTaskTaskRole"))
+    granted = {
+        action
+        for statement in policy["Properties"]["PolicyDocument"]["Statement"]
+        for action in as_list(statement["Action"])
+    }
+    s3 = {action for action in granted if action.startswith("s3:")}
+    assert s3 == {"s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload"}
 
 
 def test_logs_are_encrypted_and_end(template: Any) -> None:

@@ -106,12 +106,12 @@ SERVICES: dict[str, Any] = {
 }  # fmt: skip
 
 
-def test_only_mlflow_gets_keys_and_redis_keeps_tls() -> None:
+def test_mlflow_and_the_worker_get_keys_and_redis_keeps_tls() -> None:
     resources = adapt(SERVICES)["Resources"]
     (mlflow,) = resources["MlflowTask4D"]["Properties"]["ContainerDefinitions"]
     (worker,) = resources["WorkerTask5E"]["Properties"]["ContainerDefinitions"]
-    assert {each["Name"] for each in mlflow["Environment"]} == set(check_deployment.KEYS)
-    assert worker["Environment"] == []
+    for container in (mlflow, worker):
+        assert {each["Name"] for each in container["Environment"]} == set(check_deployment.KEYS)
     assert worker["Command"] == ["redis:6379,ssl=true,ssl_cert_reqs=none,x=y"]
 
 
