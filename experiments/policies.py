@@ -27,7 +27,7 @@ from experiments.policy_models import (
     weekly_models,
 )
 from experiments.policy_tables import DEFAULT, FROZEN, REFERENCE, policies_section
-from monitoring.retrain_policy import SHADOW_PERIOD, WINDOW, alerts
+from monitoring.retrain_policy import SHADOW_PERIOD, TRAINING_TIME, WINDOW, alerts
 from monitoring.sequential import sequential_tests
 from ontime.data.timestamps import parse_utc
 from ontime.evaluation.bootstrap import compare
@@ -156,7 +156,7 @@ def evaluate_shadow(
 ) -> None:
     """The gate on the requests of the shadow period that are due."""
     rows = models.rows
-    evaluated = (rows.event_timestamp >= moment) & (rows.due_at <= now)
+    evaluated = (rows.event_timestamp >= moment + TRAINING_TIME) & (rows.due_at <= now)
     apply_gate(policy, models, line, moment, now, evaluated.to_numpy())
 
 

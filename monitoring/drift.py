@@ -36,7 +36,6 @@ SEED = 0
 NUMERIC, CATEGORICAL = "wasserstein", "jensenshannon"
 THRESHOLD = 0.1
 REPORT_COLUMNS = 10
-TOP_COLUMNS = 5  # in the summary
 
 
 class DriftError(ValueError):
@@ -67,16 +66,6 @@ class Drift:
     rows_current: int
     sampled_reference: int
     sampled_current: int
-
-    def summary(self) -> dict[str, Any]:
-        """What the decision log keeps; JSON values."""
-        most = [*self.columns.items()][:TOP_COLUMNS]
-        return {
-            "share_drifted": self.share_drifted,
-            "prediction": self.prediction.score,
-            "most_drifted": {name: column.score for name, column in most},
-            "left_out": sorted(self.left_out),
-        }
 
 
 def drift_report(

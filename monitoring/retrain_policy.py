@@ -11,10 +11,10 @@ decides on its promotion, so a false alarm costs one training run and not a wors
   starts a training between scheduled ones.
 - A broken feed (`monitoring.input_checks`) is a guard: a model trained meanwhile would learn from
   its absence. The schedule goes on once a whole day is in order.
-- Drift is not an input. In the demo a third to three quarters of the columns drift in every week,
-  whether or not a new model would be better. It is measured after the decision, as an explanation.
-- A challenger is trained beside the traffic and evaluated at stated times on the clock of the
-  requests: however long a training really takes, it is evaluated on the same predictions.
+- Drift is evidence, never a trigger: in the demo a third to three quarters of the columns drift in
+  every week, whether or not a new model would be better.
+- A challenger is trained and then scores live traffic in shadow, at stated times on the clock of
+  the requests: however long a training really takes, it is evaluated on the same predictions.
 - `decision_id` is a digest of the evidence, which holds no time of the decision: the same labels
   give the same decision. The caller resumes a retrain that did not finish.
 """
@@ -26,6 +26,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
+from monitoring.drift import Drift
 from monitoring.input_checks import InputChecks, broken_feeds, furthest
 from monitoring.performance import Performance
 from monitoring.reason import Reason
@@ -36,9 +37,8 @@ DAY = timedelta(days=1)
 # Of the scores and of the sequential tests' spread.
 WINDOW = timedelta(days=28)
 
-# A challenger scores live traffic from `TRAINING_TIME` after its decision at the latest, until the
-# gate evaluates it on every prediction since the decision.
-TRAINING_TIME = timedelta(days=3)  # allowed; a training took less than a minute on two cores
+# A challenger is in shadow from `TRAINING_TIME` after its decision until the gate evaluates it.
+TRAINING_TIME = timedelta(hours=6)  # allowed; a training took less than a minute on two cores
 SHADOW_PERIOD = timedelta(days=7)  # from the decision to the gate
 
 # Guards.
@@ -49,7 +49,7 @@ MIN_COVERAGE = 0.9  # due labels are not missing at random
 # shadow, a training every week served .0022 better than one every two weeks.
 MAX_AGE = timedelta(days=7)
 
-TOP_COLUMNS = 5  # inputs furthest from the reference that are kept in the evidence
+TOP_COLUMNS = 5  # most drifted columns kept in the evidence
 
 
 class UnsatisfiableRule(ValueError):
@@ -65,6 +65,7 @@ class MonitoringSnapshot:
     trained_through: datetime  # the champion was trained on outcomes known by then
     performance: Performance
     tests: SequentialTests
+    drift: Drift | None = None  # None: not measured, or too few rows to compare
     inputs: InputChecks | None = None  # of the last day; None: not checked
 
 
@@ -188,12 +189,22 @@ def _evidence(snapshot: MonitoringSnapshot) -> dict[str, Any]:
     """Every number that the rules use, without times of the decision."""
     performance = asdict(snapshot.performance)
     del performance["known_by"]
+    drift = snapshot.drift
     return _rounded(
         {
             "champion": snapshot.champion,
             "trained_through": snapshot.trained_through.isoformat(),
             "performance": performance,
             "tests": asdict(snapshot.tests),
+            "drift": drift
+            and {
+                "share_drifted": drift.share_drifted,
+                "prediction": drift.prediction.score,
+                "most_drifted": {
+                    name: column.score for name, column in [*drift.columns.items()][:TOP_COLUMNS]
+                },
+                "left_out": sorted(drift.left_out),
+            },
             "inputs": snapshot.inputs
             and asdict(snapshot.inputs)
             | {

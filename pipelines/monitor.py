@@ -1,5 +1,5 @@
 """Monitor: take a step of the canary, evaluate a challenger whose shadow period is over, measure
-what was served, decide whether to retrain, start the retrain, explain the decision by drift.
+what was served, decide whether to retrain, record both, start the retrain.
 
 python -m pipelines.monitor --as-of TIME
 """
@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from prefect import flow, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
@@ -38,18 +39,23 @@ from ontime.storage.decision_log import DecisionLog, canary_of, open_decision_lo
 from ontime.storage.prediction_log import PredictionLog
 from pipelines.canary import advance_canary
 from pipelines.promote import conclude_shadow
-from pipelines.retrain import retrain, retrain_beside
+from pipelines.retrain import retrain
 
 RETRAIN_DECIDED = "ontime.retrain.decided"  # the event of the automation in prefect.yaml
 MONITORING_INTERVAL = timedelta(days=7)  # also the period of the drift report
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def collect_signals(settings: Settings, now: datetime) -> MonitoringSnapshot:
-    """Performance, sequential tests and input checks of what was served, by any version.
+def collect_signals(
+    settings: Settings, now: datetime, with_drift: bool = True
+) -> MonitoringSnapshot:
+    """Performance, drift, sequential tests and input checks of what was served, by any version.
 
     After a weekly promotion the champion has served nothing yet; what was served by the versions
     before it is what the service was worth. All with the outcomes known at ``now``.
+
+    Args:
+        with_drift: drift covers a week; who monitors more often measures it once a week.
 
     Raises:
         LookupError: if no version is champion.
@@ -63,23 +69,37 @@ def collect_signals(settings: Settings, now: datetime) -> MonitoringSnapshot:
     due = served[(served.due_at <= now) & served.label.notna()]
     evaluated = [row["decided_at"] for row in DecisionLog(log).decisions() if row["result"]]
     last_gate_result = max(evaluated) + SHADOW_PERIOD if evaluated else None
+    reference = registry.reference_data(settings, champion)
+    in_interval = served[served.as_of >= now - MONITORING_INTERVAL]
     return MonitoringSnapshot(
         now=now,
         champion=champion,
         trained_through=parse_utc(metadata["trained_through"]),
         performance=performance(served, now, metadata["scores"]),
         tests=sequential_tests(due, last_gate_result),
-        inputs=check_inputs(served, registry.reference_data(settings, champion), now),
+        drift=measure_drift(settings, reference, in_interval, now) if with_drift else None,
+        inputs=check_inputs(served, reference, now),
     )
+
+
+def measure_drift(
+    settings: Settings, reference: pd.DataFrame, served: pd.DataFrame, now: datetime
+) -> Drift | None:
+    """Drift from the champion's training window; None if there are too few predictions."""
+    if len(served) < MIN_DRIFT_INSTANCES:
+        return None
+    html, workspace = drift_html(settings, now), settings.data_dir / "evidently"
+    return drift_report(reference, served, FEATURE_SPEC, html, workspace)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def decide_and_record(
+    settings: Settings,
     log: DecisionLog,
     snapshot: MonitoringSnapshot,
     max_age: timedelta = MAX_AGE,
 ) -> Decision:
-    """Keep or retrain; written to the decision log."""
+    """Keep or retrain; written to the decision log, to a report and to the champion's run."""
     decisions, canary = log.decisions(), canary_of(log.changes())
     retrains = [row for row in decisions if row["action"] == "retrain"]
     unfinished = [row for row in retrains if row["result"] is None]
@@ -91,42 +111,13 @@ def decide_and_record(
     )
     decision = decide(snapshot, history, max_age)
     log.record(asdict(decision) | {"decided_at": snapshot.now})
-    return decision
-
-
-@task(cache_policy=NO_CACHE, persist_result=False)
-def measure_drift(settings: Settings, snapshot: MonitoringSnapshot) -> Drift | None:
-    """Drift of the week from the champion's training window, also as an HTML report.
-
-    None if there are too few predictions.
-    """
-    now, log = snapshot.now, PredictionLog(settings.prediction_db_url)
-    served = log.monitored(now - MONITORING_INTERVAL, now, known_by=now)
-    if len(served) < MIN_DRIFT_INSTANCES:
-        return None
-    reference = registry.reference_data(settings, snapshot.champion)
-    html, workspace = drift_html(settings, now), settings.data_dir / "evidently"
-    return drift_report(reference, served, FEATURE_SPEC, html, workspace)
-
-
-@task(cache_policy=NO_CACHE, persist_result=False)
-def report(
-    settings: Settings,
-    log: DecisionLog,
-    snapshot: MonitoringSnapshot,
-    decision: Decision,
-    drift: Drift | None,
-) -> None:
-    """Write decision and drift to a report and to the champion's run."""
-    if drift is not None:
-        log.record_drift(decision.decision_id, drift.summary())
     path = settings.reports_dir / f"monitoring-{snapshot.now:%Y-%m-%d}.json"
-    written: dict[str, Any] = {"snapshot": asdict(snapshot), "decision": asdict(decision)}
-    written["drift"] = asdict(drift) if drift is not None else None
+    report = {"snapshot": asdict(snapshot), "decision": asdict(decision)}
     with atomic_write(path) as temporary:  # the API serves this folder
-        temporary.write_text(json.dumps(written, default=str, indent=1))
+        temporary.write_text(json.dumps(report, default=str, indent=1))
     html = drift_html(settings, snapshot.now)
     registry.attach(settings, snapshot.champion, [path, *([html] if html.exists() else [])])
+    return decision
 
 
 def drift_html(settings: Settings, now: datetime) -> Path:
@@ -136,12 +127,9 @@ def drift_html(settings: Settings, now: datetime) -> Path:
 
 @flow(name="monitor")
 def monitor(
-    now: datetime | None = None,
-    max_age: timedelta = MAX_AGE,
-    with_drift: bool = True,
-    wait: bool = True,
+    now: datetime | None = None, max_age: timedelta = MAX_AGE, with_drift: bool = True
 ) -> dict[str, Any]:
-    """Evaluate, measure, decide, start the retrain if one was decided, and measure drift.
+    """Evaluate, measure, decide, and start the retrain if one was decided.
 
     A training that was decided earlier and did not finish (its process was killed) is started
     again, as of the time of its decision.
@@ -149,29 +137,19 @@ def monitor(
     Args:
         now: the time on the clock of as_of; by default the wall clock, for scheduled runs.
         max_age: of the newest training; the schedule starts the next one then.
-        with_drift: drift covers a week; who monitors more often measures it once a week.
-        wait: for a training in this process; see `start_retrain`.
+        with_drift: see `collect_signals`.
     """
     settings, now = Settings(), now or datetime.now(UTC)
     log = open_decision_log(settings)
     advance_canary(settings, log, now)
     for pending in log.unfinished():
         if pending["challenger"] is None:
-            start_retrain(settings, pending["decided_at"], pending["decision_id"], wait)
+            start_retrain(settings, pending["decided_at"], pending["decision_id"])
         elif canary_of(log.changes()) is None and now >= pending["decided_at"] + SHADOW_PERIOD:
             conclude_shadow(settings, log, pending, now)
-    snapshot = collect_signals(settings, now)
-    decision = decide_and_record(log, snapshot, max_age)
+    snapshot = collect_signals(settings, now, with_drift)
+    decision = decide_and_record(settings, log, snapshot, max_age)
     texts = [reason.text for reason in decision.reasons]
-    print(f"{now:%Y-%m-%d} {decision.action}: {'; '.join(texts)}")
-    result: dict[str, Any] = {
-        "action": decision.action,
-        "reasons": [asdict(reason) for reason in decision.reasons],
-    }
-    if decision.action == "retrain":
-        result["retrain"] = start_retrain(settings, now, decision.decision_id, wait)
-    drift = measure_drift(settings, snapshot) if with_drift else None
-    report(settings, log, snapshot, decision, drift)
     title = f"## {now:%Y-%m-%d}: {decision.action}"
     create_markdown_artifact(key="decision", markdown="\n- ".join([title, *texts]))
     create_link_artifact(
@@ -179,22 +157,20 @@ def monitor(
         link=f"{settings.api_url}/reports/{drift_html(settings, now).name}",
         link_text=f"Drift report of {now:%Y-%m-%d}",
     )
+    print(f"{now:%Y-%m-%d} {decision.action}: {'; '.join(texts)}")
+    result: dict[str, Any] = {
+        "action": decision.action,
+        "reasons": [asdict(reason) for reason in decision.reasons],
+    }
+    if decision.action == "retrain":
+        result["retrain"] = start_retrain(settings, now, decision.decision_id)
     return result
 
 
-def start_retrain(
-    settings: Settings, now: datetime, decision_id: str, wait: bool = True
-) -> dict[str, Any]:
-    """Retrain in this process, or emit the event whose automation starts the deployment.
-
-    Args:
-        wait: for a training in this process; False: it runs beside the caller, who waits for it.
-    """
+def start_retrain(settings: Settings, now: datetime, decision_id: str) -> dict[str, Any]:
+    """Retrain in this process, or emit the event whose automation starts the deployment."""
     if not settings.retrain_via_events:
-        if wait:
-            return retrain(now, decision_id)
-        retrain_beside(now, decision_id)
-        return {"beside": True}
+        return retrain(now, decision_id)
     emit_event(
         event=RETRAIN_DECIDED,
         resource={"prefect.resource.id": f"ontime.decision.{decision_id}"},

@@ -19,6 +19,7 @@ from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
+from monitoring.retrain_policy import TRAINING_TIME
 from ontime.data.timestamps import parse_utc
 from ontime.evaluation.comparison import TREES
 from ontime.models.serialization import TrainedModel
@@ -57,11 +58,11 @@ def evaluate(
 def shadow_rows(
     log: PredictionLog, champion: str, trained_through: datetime, as_of: datetime
 ) -> pd.DataFrame:
-    """The champion's production traffic since the challenger's training window, with due outcomes.
+    """The champion's production traffic since the challenger was trained, with due outcomes.
 
     Due, not just known: positive labels arrive later than negative ones.
     """
-    served = log.monitored(trained_through, as_of, known_by=as_of)
+    served = log.monitored(trained_through + TRAINING_TIME, as_of, known_by=as_of)
     is_due = (served.due_at <= as_of) & served.label.notna()
     return served[is_due & (served.model_version == champion)].reset_index(drop=True)
 
@@ -71,9 +72,8 @@ def shadow_probabilities(
 ) -> tuple[np.ndarray, int]:
     """The challenger's probabilities for the rows, float64 [n], and how many were logged.
 
-    The shadow deployment begins when the challenger is trained, and drops batches while it is
-    slower than the traffic. What it did not score is computed from the logged features, so that the
-    result does not depend on the speed of the machine.
+    The shadow deployment drops batches while it is slower than the traffic. These are computed from
+    the logged features, so that the result does not depend on the speed of the machine.
     """
     logged = log.shadow_scores(challenger).reindex(rows.prediction_id).to_numpy(dtype=np.float64)
     missing = np.isnan(logged)

@@ -7,7 +7,6 @@ The challenger scores live traffic in the background until the gate evaluates it
 """
 
 import argparse
-from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
 
@@ -20,11 +19,6 @@ from ontime.storage.decision_log import open_decision_log
 from pipelines.train import train
 
 RELOAD_TIMEOUT_S = 60.0  # the API downloads, validates and smoke-tests the model
-
-# Trainings beside the traffic of a replay, one after the other, by decision id. A thread, because
-# most of a training is C code that runs beside Python; and a killed replay leaves none behind.
-BESIDE = ThreadPoolExecutor(max_workers=1, thread_name_prefix="retrain")
-TRAININGS: dict[str, Future[dict[str, Any]]] = {}
 
 
 @task(retries=5, retry_delay_seconds=2)  # 409 while the API polls the registry
@@ -57,13 +51,6 @@ def retrain(as_of: datetime, decision_id: str | None = None) -> dict[str, Any]:
     except httpx.HTTPError as error:  # a training does not depend on the API
         print(f"  the API loads version {version} at its next poll, not now: {error}")
     return {"version": version}
-
-
-def retrain_beside(as_of: datetime, decision_id: str) -> Future[dict[str, Any]]:
-    """Start `retrain` in a thread of this process; the same training again while it runs."""
-    if decision_id not in TRAININGS or TRAININGS[decision_id].done():
-        TRAININGS[decision_id] = BESIDE.submit(retrain, as_of, decision_id)
-    return TRAININGS[decision_id]
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from prefect.cache_policies import NO_CACHE
 
 from monitoring.retrain_policy import (
     SHADOW_PERIOD,
+    TRAINING_TIME,
     WINDOW,
     UnsatisfiableRule,
     check_rules,
@@ -67,7 +68,7 @@ def check_traffic(split: Split, as_of: datetime) -> None:
     since = as_of - WINDOW
     recent = pd.concat([rows[rows.event_timestamp >= since] for rows in vars(split).values()])
     check_rules(len(recent), len(np.unique(local_day(recent))))
-    in_shadow = len(recent) * SHADOW_PERIOD // WINDOW
+    in_shadow = len(recent) * (SHADOW_PERIOD - TRAINING_TIME) // WINDOW
     test = {"test period": len(split.test)} if len(split.test) else {}
     for period, n in (test | {"shadow period": in_shadow}).items():
         if n < MIN_GATE_INSTANCES:

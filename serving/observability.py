@@ -152,7 +152,7 @@ class Metrics:
 
 
 def _model_metrics(evidence: Mapping[str, Any]) -> dict[str, float]:
-    performance, drift = evidence["performance"], evidence.get("drift") or {}
+    performance, drift = evidence["performance"], evidence["drift"] or {}
     found = {name: estimate["value"] for name, estimate in performance["scores"].items()}
     found |= {n: performance[n] for n in ("label_coverage", "positive_rate", "mean_prediction")}
     found["share_drifted"] = drift.get("share_drifted")

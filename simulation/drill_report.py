@@ -17,7 +17,7 @@ from monitoring.input_checks import (
     factor,
 )
 from monitoring.performance import cost_per_1000
-from monitoring.retrain_policy import SHADOW_PERIOD
+from monitoring.retrain_policy import SHADOW_PERIOD, TRAINING_TIME
 from monitoring.sequential import LIMITS, NAMES
 from ontime.data.drill_types import (
     ChangedRegime,
@@ -159,9 +159,9 @@ def cost(
         )
         if answer is None:
             return {"against": "", "cost": None, "days": []}
-        since, until = answer["decided_at"], answer["decided_at"] + SHADOW_PERIOD
+        since, until = answer["decided_at"] + TRAINING_TIME, answer["decided_at"] + SHADOW_PERIOD
         model = model_registry.load(settings, answer["challenger"])
-        # On earlier days it did not exist.
+        # On earlier days it was trained.
         served["other"] = np.where(served.as_of > since, model.predict(served), np.nan)
         known = served[served.label.notna()]
         period = known[(known.as_of > since) & (known.as_of <= until)]
@@ -240,7 +240,7 @@ def shadow_signal(settings: Settings, drill: Drill, disturbed: Traffic) -> dict[
     """Log-loss of the corrupted challenger minus that of the champion, by day."""
     versions = [row["challenger"] for row in disturbed.decisions if row["challenger"]]
     served = disturbed.served
-    known = served[served.label.notna() & (served.as_of > drill.since)]
+    known = served[served.label.notna() & (served.as_of > drill.since + TRAINING_TIME)]
     challenger = model_registry.load(settings, versions[0]).predict(known)
     labels = known.label.to_numpy(dtype=bool)
     worse = log_losses(labels, challenger) - log_losses(labels, known.probability.to_numpy())

@@ -5,10 +5,9 @@
 The only clock of the project is here; it ticks every `PREDICTION_INTERVAL`. In each tick, feature
 rows that became known are written to the online store, instances whose prediction time has come
 are predicted over HTTP, and outcomes that became known are reported. Monitoring runs at the start
-and once a week (in a drill, once a day). A training runs beside the traffic, in a thread or through
-Prefect, and takes `TRAINING_TIME` on this clock at most, however long it takes on the machine: the
-clock waits for it. Its model has no part in any decision before the gate, so that every replay
-makes the same ones.
+and once a week (in a drill, once a day). A training takes `TRAINING_TIME` on this clock, however
+long it takes on the machine: the clock waits for it, so that a replay makes the same decisions in
+one process and through Prefect.
 
 A replay can be stopped at any moment, ``kill -9`` included. Each step of a tick is idempotent
 (upserts, idempotency keys, outcomes by instance); a run continues after the last saved tick.
@@ -17,7 +16,6 @@ A replay can be stopped at any moment, ``kill -9`` included. Each step of a tick
 import argparse
 import time
 from collections.abc import Iterator
-from concurrent import futures
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from time import monotonic, perf_counter, sleep
@@ -46,7 +44,6 @@ from ontime.settings import Settings
 from ontime.storage.decision_log import DecisionLog, open_decision_log
 from pipelines.canary import CANARY_INTERVAL, advance_canary
 from pipelines.monitor import MONITORING_INTERVAL, monitor, start_retrain
-from pipelines.retrain import TRAININGS
 from simulation.progress import Progress, progress_file
 
 DAY = timedelta(days=1)
@@ -176,7 +173,6 @@ def wait_for_training(settings: Settings, log: DecisionLog, tick: datetime) -> N
 
     Raises:
         TimeoutError: if the worker does not finish one.
-        Exception: what a training in this process raised.
     """
     began_at = started_at = monotonic()
     while True:
@@ -195,12 +191,8 @@ def wait_for_training(settings: Settings, log: DecisionLog, tick: datetime) -> N
         if monotonic() - started_at > TRAINING_RESTART_S:
             started_at = monotonic()
             for row in pending:
-                start_retrain(settings, row["decided_at"], row["decision_id"], wait=False)
-        here = [TRAININGS[row["decision_id"]] for row in pending if row["decision_id"] in TRAININGS]
-        for training in futures.wait(here, timeout=1).done:
-            training.result()
-        if not here:
-            sleep(1)
+                start_retrain(settings, row["decided_at"], row["decision_id"])
+        sleep(1)
 
 
 @flow(name="replay")
@@ -230,10 +222,6 @@ def replay(
     data = ReplayData.load(settings, start, done, end)
     writer = OnlineWriter(open_feature_store(settings))
     decisions = open_decision_log(settings)
-    if not settings.retrain_via_events:  # those of a replay that was killed
-        for row in decisions.unfinished():
-            if row["challenger"] is None:
-                start_retrain(settings, row["decided_at"], row["decision_id"], wait=False)
     url, headers = settings.api_url, settings.client_headers
     with httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_S) as http:
         client = Client(http, progress)
@@ -242,20 +230,17 @@ def replay(
             wait_for_training(settings, decisions, tick)
             play_tick(writer, data, client, tick)
             if tick - start == PREDICTION_INTERVAL:
-                # After the first predictions, which wait for no training.
-                monitor(start, max_age, wait=False)
+                monitor(start, max_age)  # after the first predictions, which wait for no training
             if (tick - start) % CANARY_INTERVAL == timedelta(0):
                 advance_canary(settings, decisions, tick)
             if (tick - start) % monitoring_interval == timedelta(0):
                 weekly = (tick - start) % MONITORING_INTERVAL == timedelta(0)
-                monitor(tick, max_age, with_drift=weekly, wait=False)
+                monitor(tick, max_age, with_drift=weekly)
             progress.last_tick = tick.isoformat()
             progress.seconds += perf_counter() - started
             progress.save(path)
             if (tick - start) % DAY == timedelta(0):
                 print_day(progress)
-        if not settings.retrain_via_events:
-            wait_for_training(settings, decisions, end + TRAINING_TIME)  # it ends with the process
     return progress
 
 

@@ -1,6 +1,5 @@
 """The replay's clock waits for a training that takes longer than its simulated time."""
 
-from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -9,7 +8,6 @@ import pytest
 from monitoring.retrain_policy import TRAINING_TIME
 from ontime.settings import Settings
 from ontime.storage.decision_log import DecisionLog
-from pipelines.retrain import TRAININGS
 from simulation import replay as replay_module
 from simulation.replay import wait_for_training
 
@@ -50,24 +48,12 @@ def test_it_does_not_wait_within_the_simulated_time_of_the_training() -> None:
 def test_a_training_whose_event_was_lost_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[object] = []
     monkeypatch.setattr(replay_module, "TRAINING_RESTART_S", -1.0)
-    monkeypatch.setattr(
-        replay_module, "start_retrain", lambda *what, wait: started.append((*what[1:], wait))
-    )
+    monkeypatch.setattr(replay_module, "start_retrain", lambda *what: started.append(what[1:]))
     wait_for_training(Settings(), cast(DecisionLog, Decisions(3)), DECIDED + TRAINING_TIME)
-    assert started == [(DECIDED, "d1", False)] * 2
+    assert started == [(DECIDED, "d1")] * 2
 
 
 def test_a_training_that_does_not_end_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replay_module, "TRAINING_TIMEOUT_S", -1.0)
     with pytest.raises(TimeoutError, match="decision d1 did not"):
-        wait_for_training(Settings(), cast(DecisionLog, Decisions(99)), DECIDED + TRAINING_TIME)
-
-
-def test_what_a_training_beside_the_replay_raised_is_raised(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    training: Future[dict[str, Any]] = Future()
-    training.set_exception(MemoryError("of the training"))
-    monkeypatch.setitem(TRAININGS, "d1", training)
-    with pytest.raises(MemoryError, match="of the training"):
         wait_for_training(Settings(), cast(DecisionLog, Decisions(99)), DECIDED + TRAINING_TIME)

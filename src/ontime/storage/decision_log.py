@@ -94,12 +94,6 @@ class DecisionLog:
             return False
         return True
 
-    def record_drift(self, decision_id: str, drift: dict[str, Any]) -> None:
-        """Add the drift of the week to a decision's evidence; it is measured after the decision."""
-        where = DECISIONS.c.decision_id == decision_id
-        (row,) = self._log.rows(select(DECISIONS.c.evidence).where(where))
-        self._update(decision_id, {"evidence": row["evidence"] | {"drift": drift}})
-
     def record_challenger(self, decision_id: str, version: str) -> None:
         """Write the version that a decision to retrain produced; its shadow deployment begins."""
         self._update(decision_id, {"challenger": version})

@@ -144,7 +144,7 @@ DECISIONS = Table(
     Column("decided_at", UtcDateTime, nullable=False, comment="on the clock of as_of"),
     Column("action", Text, nullable=False, comment="keep or retrain"),
     Column("reasons", JSON, nullable=False, comment="objects of code, value, limit and text"),
-    Column("evidence", JSON, nullable=False, comment="every number that the rules used, and drift"),
+    Column("evidence", JSON, nullable=False, comment="every number that the rules used"),
     Column("challenger", Text, comment="version that a retrain registered; null: none (yet)"),
     Column("result", Text, comment="promoted or rejected; null: keep, or not decided yet"),
     Column("result_reasons", JSON, comment="the gate's sentences"),

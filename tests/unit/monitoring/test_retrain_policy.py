@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from monitoring.drift import ColumnDrift, Drift
 from monitoring.input_checks import MISSING_LIMIT, UNIT_FACTOR, InputChecks
 from monitoring.performance import Estimate, Performance
 from monitoring.retrain_policy import (
@@ -67,6 +68,12 @@ def alarmed(name: str, excess: float = 1.0) -> MonitoringSnapshot:
     return with_tests(statistics=CALM.statistics | {name: LIMITS[name] + excess})
 
 
+def drift(share: float) -> Drift:
+    column = ColumnDrift("wasserstein", 0.9, 0.1, True, 0.0, 0.0)
+    columns = {f"column_{i}": column for i in range(8)}
+    return Drift(share, columns, column, {"gone": "all missing in current rows"}, *[5000] * 4)
+
+
 NONE = RetrainHistory()
 RECENT = RetrainHistory(last_retrain=NOW - MAX_AGE + timedelta(hours=1))
 LONG_AGO = RetrainHistory(last_retrain=NOW - MAX_AGE)
@@ -124,6 +131,7 @@ TABLE = {
     "old, and the feeds are in order": (
         replace(OLD, inputs=checked()), NONE, "retrain", "scheduled",
     ),
+    "every column drifted": (replace(SNAPSHOT, drift=drift(1.0)), NONE, "keep", "within_limits"),
 }  # fmt: skip
 
 
@@ -185,6 +193,13 @@ def test_a_reason_has_the_value_and_the_limit_that_it_broke() -> None:
     assert (scheduled.value, scheduled.limit) == (MAX_AGE.days, MAX_AGE.days)
     (few_days,) = decide(with_tests(n_days=MIN_DAYS - 1), NONE).reasons
     assert (few_days.value, few_days.limit) == (MIN_DAYS - 1, MIN_DAYS)
+
+
+def test_drift_is_in_the_evidence_as_the_explanation() -> None:
+    evidence = decide(replace(SNAPSHOT, drift=drift(0.68)), NONE).evidence
+    assert evidence["drift"]["share_drifted"] == 0.68
+    assert len(evidence["drift"]["most_drifted"]) == 5 and evidence["drift"]["left_out"] == ["gone"]
+    assert decide(SNAPSHOT, NONE).evidence["drift"] is None
 
 
 def test_a_decision_is_json_with_the_scores_and_their_coverage() -> None:

@@ -230,7 +230,7 @@ def test_a_canary_does_not_hold_back_the_next_training(
     monkeypatch.setattr(monitor_flow, "decide", decide)
     for step in ("both", "the canary", "the canary, which ended"):
         with pytest.raises(InterruptedError):
-            monitor_flow.decide_and_record.fn(system.log, cast(Any, None))
+            monitor_flow.decide_and_record.fn(system.settings, system.log, cast(Any, None))
         if step == "both":
             system.log.record_result("d2", promoted=False, reasons=[])
         elif step == "the canary":

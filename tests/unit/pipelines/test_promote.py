@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from monitoring.retrain_policy import TRAINING_TIME
 from ontime.models.serialization import TrainedModel
 from ontime.settings import Settings
 from ontime.storage.decision_log import ChampionChange, DecisionLog
@@ -51,7 +52,7 @@ def test_only_due_predictions_of_the_champion_after_the_training_are_evaluated()
     log = Log(rows)
     found = gate_flow.shadow_rows(cast(PredictionLog, log), "1", TRAINED, NOW)
     assert found.prediction_id.tolist() == ["due"]
-    assert log.asked == (TRAINED, NOW, NOW)
+    assert log.asked == (TRAINED + TRAINING_TIME, NOW, NOW)
 
 
 def test_dropped_shadow_predictions_are_computed_from_the_logged_features() -> None:

@@ -1,6 +1,5 @@
 """A training is carried out once, and does not depend on the API."""
 
-import threading
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,7 +7,7 @@ import httpx
 import pytest
 
 from pipelines import retrain as retrain_flow
-from pipelines.retrain import retrain, retrain_beside
+from pipelines.retrain import retrain
 
 AS_OF = datetime(2020, 7, 8, tzinfo=UTC)
 
@@ -54,23 +53,3 @@ def test_a_decision_is_carried_out_once(
     retrain.fn(AS_OF, "d1")
     assert retrain.fn(AS_OF, "d1") == {"version": None, "reason": "carried out already"}
     assert len(reloads) == 1
-
-
-def test_a_training_beside_the_traffic_is_started_once_while_it_runs(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    end, started = threading.Event(), []
-
-    def train_until_the_end(as_of: datetime, decision_id: str) -> dict[str, Any]:
-        started.append(decision_id)
-        assert end.wait(10)
-        return {"version": "7"}
-
-    monkeypatch.setattr(retrain_flow, "retrain", train_until_the_end)
-    first = retrain_beside(AS_OF, "beside")
-    assert retrain_beside(AS_OF, "beside") is first
-    end.set()
-    assert first.result(10) == {"version": "7"}
-    assert started == ["beside"]
-    assert retrain_beside(AS_OF, "beside").result(10) == {"version": "7"}, "after its end"
-    assert started == ["beside"] * 2

@@ -19,14 +19,14 @@ from tests.unit.serving.page_fakes import known_at, outcome_report, prediction_r
 LAST_RUN = AS_OF + timedelta(days=14)
 
 
-def decision(decision_id: str, log_loss: float) -> dict[str, Any]:
+def decision(decision_id: str, log_loss: float, drift: Any = None) -> dict[str, Any]:
     performance = {"label_coverage": 0.98, "positive_rate": 0.3, "mean_prediction": None}
     scores = {"log_loss": {"value": log_loss, "low": 0.4, "high": 0.6}}
     return {
         "decision_id": decision_id,
         "action": "keep",
         "reasons": [],
-        "evidence": {"performance": performance | {"scores": scores}},
+        "evidence": {"performance": performance | {"scores": scores}, "drift": drift},
     }
 
 
@@ -70,12 +70,10 @@ def test_requests_are_counted_and_timed_by_route(api: TestClient) -> None:
 def test_the_evidence_of_the_newest_decision_becomes_metrics(
     api: TestClient, log: PredictionLog
 ) -> None:
-    first = decision("d1", 0.7) | {"decided_at": AS_OF}
+    drift = {"share_drifted": 0.5, "prediction": 0.2}
+    first = decision("d1", 0.7, drift) | {"decided_at": AS_OF}
     first["evidence"]["inputs"] = {"n_broken": 2}
     DecisionLog(log).record(first)
-    publish_monitoring_metrics(state_of(api))
-    assert metric(api, 'ontime_model_metric{metric="share_drifted"}') is None
-    DecisionLog(log).record_drift("d1", {"share_drifted": 0.5, "prediction": 0.2})
     publish_monitoring_metrics(state_of(api))
     assert metric(api, 'ontime_model_metric{metric="share_drifted"}') == 0.5
     assert metric(api, 'ontime_model_metric{metric="broken_feeds"}') == 2

@@ -83,7 +83,7 @@ def site(open_api: OpenApi) -> TestClient:
 def evidence(bias: float) -> dict[str, Any]:
     scores = {"calibration_bias": {"value": bias, "low": bias - 0.01, "high": bias + 0.01}}
     performance = {"scores": scores, "label_coverage": 1.0, "positive_rate": 0.2}
-    return {"performance": performance | {"mean_prediction": 0.2}}
+    return {"performance": performance | {"mean_prediction": 0.2}, "drift": None}
 
 
 def test_the_loop_shows_decisions_with_the_reasons_of_the_gate(
