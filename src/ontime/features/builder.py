@@ -94,7 +94,7 @@ def rows_sql(view: View) -> str:
         for name, (i, column) in zip(view.columns, columns, strict=True)
     )
     part = f"concat_ws(' ', {', '.join(view.keys)})"
-    return f"SELECT {keys}, {values} FROM ({sql}) AS events WHERE in_part({part}) GROUP BY {keys}"
+    return f"SELECT {keys}, {values} FROM ({sql}) WHERE in_part({part}) GROUP BY {keys}"
 
 
 def reject_empty(view: View, n_rows: int, until: datetime) -> None:

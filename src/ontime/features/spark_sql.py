@@ -65,7 +65,9 @@ def _expand_macros(query: exp.Expr, macros: list[exp.Expr]) -> exp.Expr:
                 return exp.paren(values[inner.name].copy())
             return inner
 
-        return exp.paren(body.copy().transform(substitute))
+        expanded = body.copy().transform(substitute)
+        # Spark reads `FROM t WHERE (TRUE)` as a table with the alias WHERE and a column.
+        return expanded if isinstance(expanded, exp.Boolean) else exp.paren(expanded)
 
     return query.transform(expand)
 

@@ -39,6 +39,7 @@ UNTIL = datetime(2024, 5, 1, tzinfo=UTC)
             "SELECT INLINE((ARRAY(STRUCT((a) AS x)))) FROM t",
         ),
         ("SELECT twice(a + 1) FROM t", "SELECT ((a + 1) * 2) FROM t"),
+        ("SELECT a FROM t WHERE always(a)", "SELECT a FROM t WHERE TRUE"),
         (
             "FROM t WHERE at <= $until",
             "SELECT * FROM t WHERE at <= CAST('2024-05-01T00:00:00+00:00' AS TIMESTAMP)",
@@ -52,6 +53,7 @@ UNTIL = datetime(2024, 5, 1, tzinfo=UTC)
 )
 def test_a_query_is_translated(duckdb: str, spark: str) -> None:
     macros = ["CREATE MACRO twice(n) AS n * 2", "CREATE MACRO pairs(a) AS [{'x': a}]"]
+    macros.append("CREATE MACRO always(a) AS TRUE")
     assert to_spark(duckdb, macros, {"t": ["a", "b"]}, UNTIL) == spark
 
 

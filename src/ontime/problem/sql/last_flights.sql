@@ -24,7 +24,7 @@ WITH numbered AS (
             is_late::INT AS outcome_is_late,
             unnest(last_flights_of(carrier, origin, dest), recursive := TRUE)
         FROM flights
-    ) AS counted  -- without a name Spark takes the WHERE for it
+    )
     WHERE in_part(key)
 ),
 ticks AS (
@@ -36,7 +36,7 @@ ticks AS (
         FROM (
             SELECT tick, unnest(last_flights_of(carrier, origin, dest), recursive := TRUE)
             FROM flight_hours
-        ) AS changed
+        )
         WHERE in_part(key)
     )
     GROUP BY relation, key, n_last, tick

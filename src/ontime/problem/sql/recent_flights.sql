@@ -20,7 +20,7 @@ WITH numbered AS (
             departed_at, outcome_known_at, dep_delay_min, arr_delay_min, is_late,
             unnest(recent_flights_of(carrier, flight, dest), recursive := TRUE)
         FROM flights
-    ) AS scheduled  -- without a name Spark takes the WHERE for it
+    )
     WHERE in_part(key)
 ),
 changes AS (
