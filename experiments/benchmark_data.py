@@ -26,6 +26,7 @@ from feature_repo.definitions import definitions
 from ontime.data.tables import Table
 from ontime.data.timestamps import column_arrays
 from ontime.features.builder import (
+    MACROS,
     grid_end,
     read_sql,
     rows_sql,
@@ -39,7 +40,6 @@ from ontime.problem import (
     ENTITY_KEYS,
     INTERMEDIATE_TABLES,
     SOURCE_TABLES,
-    SQL_MACROS,
     VIEWS,
     entity_key_columns,
 )
@@ -123,7 +123,7 @@ def plain_features(settings: Settings) -> Results:
         n_rows = 0
         with duckdb.connect() as db:
             db.execute("SET TimeZone = 'UTC'")
-            for macro in SQL_MACROS:
+            for macro in MACROS:
                 db.execute(macro)
             db.execute(f"SET VARIABLE until = TIMESTAMPTZ '{until.isoformat()}'")
             for table in SOURCE_TABLES:

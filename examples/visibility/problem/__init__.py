@@ -22,6 +22,7 @@ Examples (`examples`)
     request_of(row), outcome_of(row)    the JSON that a client sends for a row
 Features (`views`, `request_features`, ``sql/``)
     VIEWS, ENTITY_KEYS, FEATURE_SPEC, SQL_FOLDER, SQL_MACROS, INTERMEDIATE_TABLES
+                            SQL may ask in_part(key), see `ontime.features.builder`
     request_features(columns, as_of), entity_key_columns(columns)   arrays in, arrays out
 API (`api`)
     Instance                pydantic model with instance_id, due_at, check_as_of(as_of)

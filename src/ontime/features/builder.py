@@ -25,6 +25,8 @@ Tables = Mapping[str, pd.DataFrame | str]
 # Of the source, per part of a query that asks `in_part(key)`: the joins and windows of one part fit
 # in memory, however long the source. Each part reads the source again.
 ROWS_PER_PART = 1_000_000
+# What every SQL file may call: `in_part(key)` is whether a key belongs to the part that is built.
+MACROS = (*SQL_MACROS, "CREATE MACRO in_part(key) AS TRUE")
 DUCKDB_TYPES = {
     "string": "VARCHAR",
     "int32": "INTEGER",
@@ -126,7 +128,7 @@ def build_features(
 def _prepare(db: duckdb.DuckDBPyConnection, tables: Tables, until: datetime) -> int:
     """Create the macros, the source tables and the intermediate tables; returns `n_parts`."""
     db.execute("SET TimeZone = 'UTC'")
-    for macro in SQL_MACROS:
+    for macro in MACROS:
         db.execute(macro)
     for name, table in tables.items():
         _register(db, name, table)

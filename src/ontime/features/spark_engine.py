@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ontime.data.tables import Table, TableError
 from ontime.features.builder import (
+    MACROS,
     midnight_after,
     read_sql,
     reject_empty,
@@ -24,7 +25,7 @@ from ontime.features.builder import (
 )
 from ontime.features.spark_sql import to_spark
 from ontime.features.spec import View
-from ontime.problem import INTERMEDIATE_TABLES, SOURCE_TABLES, SQL_MACROS, VIEWS
+from ontime.problem import INTERMEDIATE_TABLES, SOURCE_TABLES, VIEWS
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -97,7 +98,7 @@ def write_features(
     columns: dict[str, list[str]] = {}
 
     def query(sql: str) -> "DataFrame":
-        return spark.sql(to_spark(sql, SQL_MACROS, columns, until))
+        return spark.sql(to_spark(sql, MACROS, columns, until))
 
     try:
         for name in INTERMEDIATE_TABLES:

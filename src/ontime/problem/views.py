@@ -25,8 +25,6 @@ SQL_MACROS = (
     # depend on their order.
     "CREATE MACRO log_delay(delay_min) AS round("
     "1000 * sign(delay_min::DOUBLE) * ln(1 + abs(delay_min::DOUBLE) / 10))::INT",
-    # Whether a key belongs to the part that is built: all do, unless an engine builds in parts.
-    "CREATE MACRO in_part(key) AS TRUE",
     # Whose last flights are aggregated, and how many of them (see last_flights).
     "CREATE MACRO last_flights_of(carrier, origin, dest) AS ["
     "{'relation': 'origin', 'key': origin, 'n_last': 48},"

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from ontime.features import spark_engine
-from ontime.features.builder import read_sql, view_sql
+from ontime.features.builder import MACROS, read_sql, view_sql
 from ontime.features.spark_sql import UntranslatedSql, to_spark
-from ontime.problem import INTERMEDIATE_TABLES, SQL_MACROS, VIEWS
+from ontime.problem import INTERMEDIATE_TABLES, VIEWS
 
 UNTIL = datetime(2024, 5, 1, tzinfo=UTC)
 
@@ -75,7 +75,7 @@ def test_every_sql_file_of_the_problem_is_translated() -> None:
     columns = {name: ["some"] for name in INTERMEDIATE_TABLES}
     queries = [read_sql(name) for name in INTERMEDIATE_TABLES] + [view_sql(view) for view in VIEWS]
     for query in queries:
-        translated = to_spark(query, SQL_MACROS, columns, UNTIL)
+        translated = to_spark(query, MACROS, columns, UNTIL)
         assert "BY NAME" not in translated and "$" not in translated
         assert translated.count("ASOF JOIN") == translated.count("MATCH_CONDITION")
 
