@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 # The repository root of a development install: `var` does not follow the working directory.
 ROOT = Path(__file__).resolve().parents[2]
-DUCKDB_MEMORY = "4GB"  # enough for three times the default source without spilling
+DUCKDB_MEMORY = "4GB"  # ten times the default source was built with it (docs/scale.md)
 # A bucket and a prefix whose characters mean the same to every library that reads them.
 S3_PREFIX = re.compile(r"s3://[a-z0-9][a-z0-9.-]*(/[\w.=-]+)*", re.ASCII)
 # Part of every default password in docker-compose.yml.
