@@ -13,6 +13,7 @@ from prefect import flow, task
 
 from feature_repo.definitions import definitions
 from ontime.data.locations import local_folder
+from ontime.data.memory import release_freed_memory
 from ontime.data.timestamps import parse_utc
 from ontime.features import spark_engine
 from ontime.features.builder import materialization_start, write_features, written_tables
@@ -62,6 +63,7 @@ def build_features(as_of: datetime = DEMO_START) -> dict[str, int]:
     print("features")
     settings = Settings()
     rows = build_feature_tables(settings)
+    release_freed_memory()
     fill_online_store(settings, as_of)
     return rows
 

@@ -26,6 +26,7 @@ from monitoring.retrain_policy import (
     UnsatisfiableRule,
     check_rules,
 )
+from ontime.data.memory import release_freed_memory
 from ontime.data.splits import Split, split_by_time, split_without_test
 from ontime.data.timestamps import parse_utc
 from ontime.evaluation.comparison import ALL_BASELINES
@@ -59,14 +60,16 @@ def load_split(
         "history_rows_in": int(requests.eligible.sum()),
         "history_rows_out": len(examples),
     }
-    split = split_by_time if holdout else split_without_test
-    return split(examples, as_of), history
+    split = (split_by_time if holdout else split_without_test)(examples, as_of)
+    del requests, examples
+    release_freed_memory()
+    return split, history
 
 
 def check_traffic(split: Split, as_of: datetime) -> None:
     """Raise UnsatisfiableRule if gate or retrain policy need more rows than the traffic brings."""
     since = as_of - WINDOW
-    recent = pd.concat([rows[rows.event_timestamp >= since] for rows in vars(split).values()])
+    recent = pd.concat([rows[rows.event_timestamp >= since] for rows in split.parts.values()])
     check_rules(len(recent), len(np.unique(local_day(recent))))
     in_shadow = len(recent) * (SHADOW_PERIOD - TRAINING_TIME) // WINDOW
     test = {"test period": len(split.test)} if len(split.test) else {}
@@ -111,9 +114,11 @@ def train(
     split, history = load_split(settings, as_of, holdout)
     check_traffic(split, as_of)
     check_views(split.train)
-    sizes = ", ".join(f"{len(rows):,} {name}" for name, rows in vars(split).items())
+    sizes = ", ".join(f"{len(rows):,} {name}" for name, rows in split.parts.items())
     print(f"  {INSTANCES}: {sizes}")
     version, models, card = fit_and_register(settings, split, history, as_of, device, baselines)
+    del split
+    release_freed_memory()
     create_table_artifact(key="models", table=models, description=f"Version {version}, test rows")
     create_markdown_artifact(key="model-card", markdown=card)
     print(f"  version {version} registered as challenger")

@@ -27,6 +27,7 @@ from prefect import flow
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
 from monitoring.retrain_policy import MAX_AGE, TRAINING_TIME
+from ontime.data.memory import release_freed_memory
 from ontime.data.timestamps import parse_utc
 from ontime.features.feast_config import open_feature_store
 from ontime.features.historical import load_requests
@@ -220,6 +221,7 @@ def replay(
     if done > start:
         print(f"continues after {progress.last_tick}")
     data = ReplayData.load(settings, start, done, end)
+    release_freed_memory()
     writer = OnlineWriter(open_feature_store(settings))
     decisions = open_decision_log(settings)
     url, headers = settings.api_url, settings.client_headers

@@ -58,15 +58,17 @@ def build_examples(store: FeatureStore, requests: pd.DataFrame) -> pd.DataFrame:
             f"the historical join must return every row once: {len(rows)} in, {len(joined)} out, "
             f"{joined.instance_id.nunique()} different"
         )
-    joined = joined.sort_values(ordered, ignore_index=True)  # the join promises no order
+    if not joined.instance_id.equals(rows.instance_id):  # not every engine keeps the order
+        joined = joined.sort_values(ordered, ignore_index=True)
+    fields = {name: requests[name] for name in (*REQUEST_FIELDS, *OUTCOME_COLUMNS)}
+    columns = pd.DataFrame({name: joined[name] for name in rows} | fields)
     stored = column_arrays(joined, joined.columns.difference(rows.columns))
+    del joined  # each of its columns ends with its array, not with the last of them
     for view in VIEWS:
         if view.events:
             events = np.stack([stored.pop(name) for name in view.columns], axis=1)
             stored[view.name] = events.reshape(len(rows), view.events, -1)
     features = stored | request_features(arrays | stored, utc_array(requests.event_timestamp))
-    fields = {name: requests[name] for name in (*REQUEST_FIELDS, *OUTCOME_COLUMNS)}
-    columns = pd.DataFrame({name: joined[name] for name in rows} | fields)
     numeric = pd.DataFrame(FEATURE_SPEC.matrix(features), columns=list(FEATURE_SPEC.numeric))
     return columns.join(numeric)
 
@@ -99,4 +101,4 @@ def join_features(store: FeatureStore, rows: pd.DataFrame) -> pd.DataFrame:
     service = store.get_feature_service(FEATURE_SERVICE)
     job = store.get_historical_features(entity_df=rows, features=service)
     # Not `to_df`, which copies the whole table twice on its way out of Arrow.
-    return job.to_arrow().to_pandas(split_blocks=True)
+    return job.to_arrow().to_pandas(split_blocks=True, self_destruct=True)

@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import GroupKFold
 
+from ontime.data.memory import release_freed_memory
 from ontime.features.spec import FeatureSpec
 from ontime.models.baselines import LIGHTGBM_PARAMETERS, LIGHTGBM_ROUNDS, lightgbm_table
 from ontime.models.distributed import broadcast_from_rank0
@@ -91,6 +92,8 @@ def fit_teachers(train: pd.DataFrame, spec: FeatureSpec, members: int, seed: int
     )
     losses = results["valid binary_logloss-mean"]  # up to the best round
     boosters, rounds = results["cvbooster"].boosters, len(losses)
+    for booster in boosters:
+        booster.free_dataset()
     fitted = _predict(boosters, table, rounds)
     out_of_fold = np.empty(len(train))
     for i, (_, left_out) in enumerate(folds):
@@ -119,5 +122,6 @@ def distill(
         return teachers, soft_targets(teachers.fitted, train, config.label_weight)
 
     teachers, targets = broadcast_from_rank0(fit_and_predict)
+    release_freed_memory()
     model, history = fit(train, targets, spec, config, device)
     return model, teachers, history

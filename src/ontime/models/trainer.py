@@ -252,15 +252,18 @@ def encode(model: TrainedModel, rows: pd.DataFrame) -> tuple[Tensor, Tensor]:
     """Encoded rows [n, 3 f] and categories [n, c] on the model's device, bf16 where it is fast."""
     encoder = model.network.encoder
     device = encoder.median.device
-    numeric, categories = model.tensors(rows)
-    shape = (len(rows), TRANSFORMS_PER_FEATURE * numeric.shape[1])
+    n, spec = len(rows), model.spec
     dtype = torch.bfloat16 if bf16_is_fast(device) else torch.float32
-    encoded = torch.empty(shape, dtype=dtype, device=device)  # the largest tensor, once in memory
-    parts = zip(encoded.split(PREDICT_BATCH), numeric.split(PREDICT_BATCH), strict=True)
+    n_encoded = TRANSFORMS_PER_FEATURE * len(spec.numeric)
+    encoded = torch.empty((n, n_encoded), dtype=dtype, device=device)
+    categories = torch.empty((n, len(spec.categorical)), dtype=torch.int64, device=device)
     with torch.no_grad():
-        for into, part in parts:
-            into.copy_(encoder(part.to(device)))
-    return encoded, categories.to(device)
+        for start in range(0, n, PREDICT_BATCH):  # `encoded` is the only copy of all rows
+            part = slice(start, start + PREDICT_BATCH)
+            numeric, codes = model.tensors(rows[part])
+            encoded[part].copy_(encoder(numeric.to(device)))
+            categories[part].copy_(codes)
+    return encoded, categories
 
 
 def _warm_up_and_cosine(progress: float, warm_up: float) -> float:

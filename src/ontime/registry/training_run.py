@@ -90,7 +90,7 @@ def train_and_evaluate(
         as_of=as_of,
         model=model,
         parameters=asdict(config)
-        | {f"rows_{name}": len(rows) for name, rows in vars(split).items()},
+        | {f"rows_{name}": len(rows) for name, rows in split.parts.items()},
         curves={"train_loss": [epoch.train_loss for epoch in epochs]},
         metrics=_flat_metrics(models)
         | {"teachers_rounds": teachers.rounds, "teachers_out_of_fold_log_loss": teachers.log_loss}

@@ -3,7 +3,6 @@
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -63,7 +62,7 @@ def test_parts_include_their_start_and_outcomes_known_at_their_end() -> None:
 
 def test_a_row_whose_outcome_is_open_at_a_boundary_is_in_no_part() -> None:
     split = split_in_two_weeks(at([40, 28.1, 20, 14.1, 7, 0.1], 6))
-    assert pd.concat(vars(split).values()).day.tolist() == [40, 20, 7]
+    assert pd.concat(split.parts.values()).day.tolist() == [40, 20, 7]
 
 
 def test_a_test_row_is_due_and_not_only_known() -> None:
@@ -79,13 +78,15 @@ def test_without_a_test_period_every_known_outcome_is_trained_on() -> None:
     assert split.test.empty
     with pytest.raises(ValueError, match="train later"):
         split_without_test(at([7, 3], 6), AS_OF, validation=TWO_WEEKS)
+    with pytest.raises(ValueError, match="sorted by event_timestamp"):
+        split_without_test(at([14, 40], 6), AS_OF, validation=TWO_WEEKS)
 
 
 def test_rows_after_as_of_change_no_part(examples: pd.DataFrame, as_of: datetime) -> None:
     split = split_in_two_weeks(examples, as_of)
     cut = split_in_two_weeks(examples[examples.event_timestamp <= as_of], as_of)
-    for name, part in vars(split).items():
-        pd.testing.assert_frame_equal(part, vars(cut)[name])
+    for name, part in split.parts.items():
+        pd.testing.assert_frame_equal(part, cut.parts[name])
 
 
 def test_train_and_validation_are_the_rows_before_the_test_period() -> None:
@@ -105,4 +106,5 @@ def test_an_empty_part_is_an_error_with_rule_and_dates(days: list[float], empty:
 def test_the_order_of_rows_is_kept(examples: pd.DataFrame, as_of: datetime) -> None:
     shuffled = examples.sample(frac=1, random_state=0)
     train = split_in_two_weeks(shuffled, as_of).train
-    assert np.array_equal(train.index, shuffled.index[shuffled.index.isin(train.index)])
+    of_train = shuffled[shuffled.instance_id.isin(train.instance_id)]
+    assert train.instance_id.tolist() == of_train.instance_id.tolist()

@@ -31,7 +31,7 @@ def card(model: TrainedModel) -> str:
     number = pd.DataFrame({"model": ["network"], "log_loss": [0.123456]})
     tables = {"models": number, "differences": number, "importance": number, "slices": slices}
     model.metadata["trained_through"] = rows.event_timestamp[1200].isoformat()
-    return model_card(model, Split(rows[:1000], rows[1000:1200], rows[1200:]), tables, COSTS)
+    return model_card(model, Split.of(rows[:1000], rows[1000:1200], rows[1200:]), tables, COSTS)
 
 
 def test_the_card_states_the_problem_and_its_limits(card: str) -> None:
@@ -60,6 +60,6 @@ def test_without_test_rows_the_card_says_where_the_evaluation_is(model: TrainedM
     columns = ["slice", "value", "calibration_bias", "calibration_bias_error"]
     slices = pd.DataFrame([("kind", "a", 0.0, 0.1)], columns=columns)
     tables = {"models": rows, "differences": rows[:0], "importance": rows, "slices": slices}
-    card = model_card(model, Split(rows[:10], rows[10:], rows[:0]), tables, COSTS)
+    card = model_card(model, Split.of(rows[:10], rows[10:], rows[:0]), tables, COSTS)
     assert "trained through | 2001-02-01 00:00 UTC (20 " in card
     assert "evaluated on | live traffic in shadow" in card and "None: no test rows." in card

@@ -42,7 +42,7 @@ def splits(examples: pd.DataFrame) -> list[Split]:
     rows = examples[:: len(examples) // 3000]
     edges = [int(share * len(rows)) for share in (0.75, 0.83, 0.92, 1)]
     return [
-        Split(rows[:first], rows[first:second], rows[second:third])
+        Split.of(rows[:first], rows[first:second], rows[second:third])
         for first, second, third in (edges[:3], edges[1:])
     ]
 

@@ -1,6 +1,5 @@
 """Training rejects rules of the gate and of monitoring that the traffic can never satisfy."""
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -63,9 +62,7 @@ def test_too_few_test_rows_for_the_gate_are_an_error(monkeypatch: pytest.MonkeyP
 
 def test_too_little_traffic_in_shadow_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     split = traffic(max(40, enough(MIN_MONITORING_LABELS, WINDOW)))
-    split = replace(
-        split, validation=pd.concat([split.validation, split.test]), test=split.test[:0]
-    )
+    split = Split.of(split.train, pd.concat([split.validation, split.test]), split.test[:0])
     monkeypatch.setattr(training_flow, "MIN_GATE_INSTANCES", 1_000_000)
     with pytest.raises(UnsatisfiableRule, match="the shadow period has"):
         training_flow.check_traffic(split, AS_OF)
