@@ -53,6 +53,7 @@ def load_split(
     """
     requests = load_requests(settings)
     requests = requests[requests.event_timestamp < as_of]
+    release_freed_memory()  # what monitoring left
     started = perf_counter()
     examples = build_examples(open_feature_store(settings), requests)
     history = {
