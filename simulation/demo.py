@@ -29,6 +29,7 @@ import psutil
 from prefect import flow
 
 from ontime.data.files import atomic_write
+from ontime.data.memory import release_freed_memory
 from ontime.registry import model_registry
 from ontime.settings import ROOT, Settings
 from pipelines.build_features import build_features
@@ -221,6 +222,7 @@ def demo(start: datetime, end: datetime) -> dict[str, Any]:
     with running_api(settings):
         replayed = replay(start, end)
         keep_system_page(settings)
+    release_freed_memory()
     report = measure(settings, prepared, replayed)
     report["seconds"]["total"] = round(perf_counter() - started, 2)
     report["peak_rss_gb"] = round(memory.peak_gb, 2)
