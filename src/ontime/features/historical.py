@@ -63,7 +63,7 @@ def build_examples(store: FeatureStore, requests: pd.DataFrame) -> pd.DataFrame:
     fields = {name: requests[name] for name in (*REQUEST_FIELDS, *OUTCOME_COLUMNS)}
     columns = pd.DataFrame({name: joined[name] for name in rows} | fields)
     stored = column_arrays(joined, joined.columns.difference(rows.columns))
-    del joined  # each of its columns ends with its array, not with the last of them
+    del joined  # its columns are freed one by one, as the events are stacked
     for view in VIEWS:
         if view.events:
             events = np.stack([stored.pop(name) for name in view.columns], axis=1)
