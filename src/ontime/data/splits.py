@@ -28,6 +28,7 @@ class Split:
 
     @classmethod
     def of(cls, train: pd.DataFrame, validation: pd.DataFrame, test: pd.DataFrame) -> Self:
+        """The split with these rows; their index is replaced."""
         return cls(pd.concat([train, validation], ignore_index=True), len(train), test)
 
     @property
