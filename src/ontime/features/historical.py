@@ -69,8 +69,9 @@ def build_examples(store: FeatureStore, requests: pd.DataFrame) -> pd.DataFrame:
             events = np.stack([stored.pop(name) for name in view.columns], axis=1)
             stored[view.name] = events.reshape(len(rows), view.events, -1)
     features = stored | request_features(arrays | stored, utc_array(requests.event_timestamp))
+    del stored  # with the events, from which inputs were computed
     numeric = pd.DataFrame(FEATURE_SPEC.matrix(features), columns=list(FEATURE_SPEC.numeric))
-    return columns.join(numeric)
+    return pd.concat([columns, numeric], axis=1, copy=False)
 
 
 def check_views(rows: pd.DataFrame) -> None:
