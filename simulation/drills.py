@@ -22,6 +22,7 @@ from typing import Any
 
 import pandas as pd
 from prefect import flow
+from prefect.settings import temporary_settings
 
 from feature_repo.definitions import definitions
 from monitoring.retrain_policy import MAX_AGE
@@ -39,7 +40,7 @@ from ontime.features.builder import write_features
 from ontime.features.feast_config import open_feature_store
 from ontime.problem import DRILLS, DRILLS_START, PREDICTION_INTERVAL, SOURCE_TABLES
 from ontime.settings import Settings
-from simulation.demo import prepare, running_api
+from simulation.demo import NO_HEARTBEAT, prepare, running_api
 from simulation.drill_plot import write_picture
 from simulation.drill_report import Traffic, drill_report, false_alarms
 from simulation.progress import Progress, progress_file
@@ -211,7 +212,8 @@ def drills(only: str | None = None) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=[drill.name for drill in DRILLS])
-    drills(parser.parse_args().only)
+    with temporary_settings(NO_HEARTBEAT):
+        drills(parser.parse_args().only)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ A replay can be stopped at any moment, ``kill -9`` included. Each step of a tick
 """
 
 import argparse
+import gc
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -222,6 +223,7 @@ def replay(
         print(f"continues after {progress.last_tick}")
     data = ReplayData.load(settings, start, done, end)
     release_freed_memory()
+    gc.freeze()  # the data stay as long as the process
     writer = OnlineWriter(open_feature_store(settings))
     decisions = open_decision_log(settings)
     url, headers = settings.api_url, settings.client_headers

@@ -102,9 +102,12 @@ def pytest_sessionfinish() -> None:
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[None]:
     """A Prefect server on a temporary database; to start one takes eight seconds of CPU."""
+    from prefect.settings import temporary_settings
     from prefect.testing.utilities import prefect_test_harness
 
-    with prefect_test_harness(server_startup_timeout=120):
+    from simulation.demo import NO_HEARTBEAT
+
+    with prefect_test_harness(server_startup_timeout=120), temporary_settings(NO_HEARTBEAT):
         yield
 
 
