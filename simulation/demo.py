@@ -50,50 +50,67 @@ NO_HEARTBEAT = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
 
 
 class ApiProcess:
-    """The API in its own process."""
+    """The API in its own process, which `start` starts.
+
+    Raises:
+        RuntimeError: if the port is taken.
+    """
 
     def __init__(self, settings: Settings) -> None:
-        self.url, self.restarts = settings.api_url, 0
+        self.url, self.headers = settings.api_url, settings.client_headers
         self.log_file = settings.data_dir / "log" / "api.log"
-        self.log_file.parent.mkdir(parents=True, exist_ok=True)
         self.pid_file = settings.data_dir / "api.pid"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.restarts = 0
         self._stopping = threading.Event()
         end_leftover(self.pid_file)
         check_port_is_free(self.url)
-        self.process = self._start()
 
-    def _start(self) -> "subprocess.Popen[bytes]":
+    def start(self) -> "subprocess.Popen[bytes]":
         address = urlsplit(self.url)
         command = [
             sys.executable, "-m", SERVER,
             "--host", str(address.hostname), "--port", str(address.port),
         ]  # fmt: skip
+        self.log_file.parent.mkdir(parents=True, exist_ok=True)
         with self.log_file.open("ab") as log:
-            process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
-        self.pid_file.write_text(str(process.pid))
-        return process
+            self.process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+        self.pid_file.write_text(str(self.process.pid))
+        return self.process
 
     def wait_until_ready(self) -> None:
+        """Start the API unless it was started, and return when it has deployed the champion.
+
+        From then on it is started again whenever it dies.
+
+        Raises:
+            RuntimeError: if it ends, or is not ready in time.
+        """
+        process = self.process or self.start()
         deadline = monotonic() + READY_TIMEOUT_S
-        while monotonic() < deadline and self.process.poll() is None:
+        while monotonic() < deadline and process.poll() is None:
             with suppress(httpx.TransportError):
                 if httpx.get(f"{self.url}/ready", timeout=10).is_success:
+                    threading.Thread(target=self._restart_forever, daemon=True).start()
                     return
+                # Now, not at its next poll.
+                httpx.post(f"{self.url}/model/reload", headers=self.headers, timeout=60)
             sleep(0.2)
         raise RuntimeError(
             f"the API must become ready within {READY_TIMEOUT_S:.0f} s and did not; see "
             f"{self.log_file}"
         )
 
-    def restart_forever(self) -> None:
-        while self.process.wait() is not None and not self._stopping.is_set():
-            self.process = self._start()
+    def _restart_forever(self) -> None:
+        while self.process and self.process.wait() is not None and not self._stopping.is_set():
+            self.start()
             self.restarts += 1
 
     def stop(self) -> None:
         self._stopping.set()
-        self.process.terminate()
-        self.process.wait(timeout=30)
+        if self.process:
+            self.process.terminate()
+            self.process.wait(timeout=30)
 
 
 def end_leftover(pid_file: Path) -> None:
@@ -118,19 +135,29 @@ def check_port_is_free(url: str) -> None:
 
 
 @contextmanager
+def api_process(settings: Settings) -> Iterator[ApiProcess]:
+    """An API that is not started yet; stopped at the end.
+
+    Raises:
+        RuntimeError: if the port is taken.
+    """
+    api = ApiProcess(settings)
+    try:
+        yield api
+    finally:
+        api.stop()
+
+
+@contextmanager
 def running_api(settings: Settings) -> Iterator[ApiProcess]:
     """The API, ready, and restarted whenever it dies; stopped at the end.
 
     Raises:
         RuntimeError: if the port is taken, or the API does not become ready.
     """
-    api = ApiProcess(settings)
-    try:
+    with api_process(settings) as api:
         api.wait_until_ready()
-        threading.Thread(target=api.restart_forever, daemon=True).start()
         yield api
-    finally:
-        api.stop()
 
 
 def reset_state(settings: Settings) -> None:
@@ -153,13 +180,17 @@ def reset_state(settings: Settings) -> None:
     model_registry.drop_aliases(settings)
 
 
-def prepare(settings: Settings, start: datetime) -> dict[str, Any]:
-    """Data, features and a first champion as of ``start``; seconds and counts of the steps."""
+def prepare(settings: Settings, start: datetime, api: ApiProcess) -> dict[str, Any]:
+    """Data, features and a first champion as of ``start``; seconds and counts of the steps.
+
+    The API starts while the model is trained.
+    """
     began_at = time.time()
     reset_state(settings)
     steps: dict[str, Callable[[], Any]] = {
         "ingest": ingest,
         "features": partial(build_features, start),
+        "start the API": api.start,
         "train": partial(train, start),
         "promote": partial(promote, start),
     }
@@ -219,13 +250,14 @@ def demo(start: datetime, end: datetime) -> dict[str, Any]:
     prepared_path = prepared_file(settings)
     progress = Progress.load(progress_file(settings))
     unfinished = progress is not None and progress.covers(start, end) and not progress.finished
-    if unfinished and prepared_path.exists():
-        prepared = json.loads(prepared_path.read_text())
-    else:
-        prepared = prepare(settings, start)
-        with atomic_write(prepared_path) as temporary:
-            temporary.write_text(json.dumps(prepared))
-    with running_api(settings):
+    with api_process(settings) as api:
+        if unfinished and prepared_path.exists():
+            prepared = json.loads(prepared_path.read_text())
+        else:
+            prepared = prepare(settings, start, api)
+            with atomic_write(prepared_path) as temporary:
+                temporary.write_text(json.dumps(prepared))
+        api.wait_until_ready()
         replayed = replay(start, end)
         keep_system_page(settings)
     release_freed_memory()

@@ -40,7 +40,7 @@ from ontime.features.builder import write_features
 from ontime.features.feast_config import open_feature_store
 from ontime.problem import DRILLS, DRILLS_START, PREDICTION_INTERVAL, SOURCE_TABLES
 from ontime.settings import Settings
-from simulation.demo import NO_HEARTBEAT, prepare, running_api
+from simulation.demo import NO_HEARTBEAT, api_process, prepare, running_api
 from simulation.drill_plot import write_picture
 from simulation.drill_report import Traffic, drill_report, false_alarms
 from simulation.progress import Progress, progress_file
@@ -165,8 +165,9 @@ def prepare_base(base: Path, until: datetime) -> None:
     """Features, a first model, and the undisturbed replay that every drill continues."""
     with data_folder(base) as settings:
         shutil.rmtree(base, ignore_errors=True)
-        prepare(settings, DRILLS_START)
-        with running_api(settings):
+        with api_process(settings) as api:
+            prepare(settings, DRILLS_START, api)
+            api.wait_until_ready()
             replay(DRILLS_START, until)
 
 

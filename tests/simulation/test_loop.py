@@ -49,7 +49,7 @@ from pipelines.promote import promote
 from pipelines.retrain import retrain
 from pipelines.rollback import rollback
 from pipelines.train import train
-from simulation.demo import ApiProcess, reset_state, running_api
+from simulation.demo import ApiProcess, api_process, reset_state
 from simulation.progress import Progress, prepared_file, progress_file
 from simulation.replay import Client, replay
 from simulation.report import measure
@@ -124,18 +124,21 @@ def system(dataset: Dataset, prefect_server: None) -> Iterator[System]:
         reset_state(settings)
         start = dataset.start + 41 * DAY
         fill_online_store.fn(settings, start)
-        with patch.context() as weak:
-            weak.setattr(
-                "pipelines.train.TrainConfig", partial(TrainConfig, epochs=1, learning_rate=1e-4)
-            )
-            train(start - 7 * DAY, baselines=("logistic", "base_rate"))
-        patch.setattr("pipelines.promote.FIRST_GATE_BASELINES", ())
-        patch.setattr("pipelines.promote.TREES", ())
-        patch.setattr("pipelines.train.TrainConfig", partial(TrainConfig, epochs=2))
-        assert promote(start)["promote"]
-        decisions = open_decision_log(settings)
-        log = PredictionLog(settings.prediction_db_url)
-        with running_api(settings) as api:
+        with api_process(settings) as api:
+            api.start()  # as in the demo, before there is a model
+            with patch.context() as weak:
+                weak.setattr(
+                    "pipelines.train.TrainConfig",
+                    partial(TrainConfig, epochs=1, learning_rate=1e-4),
+                )
+                train(start - 7 * DAY, baselines=("logistic", "base_rate"))
+            patch.setattr("pipelines.promote.FIRST_GATE_BASELINES", ())
+            patch.setattr("pipelines.promote.TREES", ())
+            patch.setattr("pipelines.train.TrainConfig", partial(TrainConfig, epochs=2))
+            assert promote(start)["promote"]
+            api.wait_until_ready()
+            decisions = open_decision_log(settings)
+            log = PredictionLog(settings.prediction_db_url)
             yield System(settings, dataset, log, decisions, api)
 
 
@@ -179,6 +182,7 @@ def test_served_features_equal_the_historical_join_also_if_the_api_is_killed(
         report(client, rows)
         if kill_at and client.progress.requests >= kill_at[0]:
             kill_at.pop(0)
+            assert system.api.process is not None
             system.api.process.kill()
 
     monkeypatch.setattr(Client, "report", report_and_kill)
