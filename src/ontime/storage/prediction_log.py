@@ -46,6 +46,7 @@ TIME_FIELDS = [
     if datetime in (field.annotation, *get_args(field.annotation))  # also an optional time
 ]
 RESPONSE_COLUMNS = [c for c in PREDICTIONS.c if c.name not in ("instance", "features")]
+ROWS_DECODED_AT_ONCE = 1_000
 
 INSERT_PREDICTION = insert(PREDICTIONS)  # SQLAlchemy keeps its cache key on the object
 
@@ -189,16 +190,24 @@ class PredictionLog:
     def _frame(self, query: Executable) -> pd.DataFrame:
         with self.transaction() as connection:
             result = connection.execute(query)
-            frame = pd.DataFrame(result.all(), columns=list(result.keys()))
+            columns, rows = list(result.keys()), list[tuple[Any, ...]]()
+            at = columns.index("features")
+            # As Python numbers, those of a month would take half a gigabyte, and their memory would
+            # not be given back, because each page of it holds some of the other values too.
+            for part in result.partitions(ROWS_DECODED_AT_ONCE):
+                rows += [
+                    (*row[:at], np.array(row[at], np.float32), *row[at + 1 :]) for row in part
+                ]  # None becomes NaN
+        frame = pd.DataFrame(rows, columns=columns)
         instances = pd.DataFrame(frame.pop("instance").tolist(), columns=INSTANCE_FIELDS)
         for name in TIME_FIELDS:
             times = pd.to_datetime(instances[name], utc=True, format="ISO8601")
             instances[name] = times.astype(UTC_TIMESTAMP)
         sets, features = frame.pop("feature_set"), frame.pop("features")
         names = {row["feature_set"]: row["names"] for row in self.rows(select(FEATURE_SETS))}
-        parts = [  # None becomes NaN
-            pd.DataFrame(np.array(rows.tolist(), np.float32), rows.index, names[key])
-            for key, rows in features.groupby(sets)
+        parts = [
+            pd.DataFrame(np.stack(values.tolist()), values.index, names[key])
+            for key, values in features.groupby(sets)
         ]
         return frame.join([instances, pd.concat(parts)] if parts else instances)
 
