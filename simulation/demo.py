@@ -57,7 +57,7 @@ class ApiProcess:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.url, self.headers = settings.api_url, settings.client_headers
+        self.settings, self.url = settings, settings.api_url
         self.log_file = settings.data_dir / "log" / "api.log"
         self.pid_file = settings.data_dir / "api.pid"
         self.process: subprocess.Popen[bytes] | None = None
@@ -93,8 +93,11 @@ class ApiProcess:
                 if httpx.get(f"{self.url}/ready", timeout=10).is_success:
                     threading.Thread(target=self._restart_forever, daemon=True).start()
                     return
-                # Now, not at its next poll.
-                httpx.post(f"{self.url}/model/reload", headers=self.headers, timeout=60)
+                # Now, not at its next poll. The key exists once the API has started.
+                headers = self.settings.client_headers
+                reload = httpx.post(f"{self.url}/model/reload", headers=headers, timeout=60)
+                if reload.is_client_error and reload.status_code != httpx.codes.CONFLICT:
+                    reload.raise_for_status()
             sleep(0.2)
         raise RuntimeError(
             f"the API must become ready within {READY_TIMEOUT_S:.0f} s and did not; see "
