@@ -55,7 +55,10 @@ def served(log: PredictionLog, known_by: datetime | None = None) -> Any:
     return log.served(TEN, TEN + HOUR, known_by)
 
 
-def test_a_prediction_reads_back_equal_to_the_last_bit(log: PredictionLog) -> None:
+def test_a_prediction_reads_back_equal_to_the_last_bit(
+    log: PredictionLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ontime.storage.prediction_log.ROWS_DECODED_AT_ONCE", 7)
     rng = np.random.default_rng(0)
     features = (rng.standard_normal((50, 3)) * 10.0 ** rng.integers(-4, 6, (50, 3))).astype("f4")
     features[::7, 1] = np.nan
