@@ -94,7 +94,7 @@ score: $(STAMP) ## the champion's predictions for a Parquet file: make score IN=
 export: $(STAMP) ## the champion as exported models that run without this repository, also in int8
 	$(PY) -m pipelines.export_model
 
-# 1.5 GB for the features of a year take as long as 4 GB, and less in all.
+# With 1.5 GB the features of a year take as long as with 4 GB, and less memory in all.
 demo replay: export ONTIME_DUCKDB_MEMORY ?= 1500MB
 
 demo: $(STAMP) ## ingest, train, serve, replay, and a report of what the loop gained
