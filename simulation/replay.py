@@ -223,7 +223,7 @@ def replay(
         print(f"continues after {progress.last_tick}")
     data = ReplayData.load(settings, start, done, end)
     release_freed_memory()
-    gc.freeze()  # the data stay as long as the process
+    gc.freeze()  # the data stay until the end; no collection has to look through them
     writer = OnlineWriter(open_feature_store(settings))
     decisions = open_decision_log(settings)
     url, headers = settings.api_url, settings.client_headers

@@ -11,7 +11,6 @@ from monitoring.performance import cost_per_1000, costs_per_1000
 from monitoring.retrain_policy import SHADOW_PERIOD
 from monitoring.sequential import LIMITS
 from monitoring.skew import skew
-from ontime.data.memory import release_freed_memory
 from ontime.evaluation.bootstrap import compare
 from ontime.evaluation.metrics import log_losses, scores
 from ontime.features.feast_config import open_feature_store
@@ -45,7 +44,6 @@ def measure(settings: Settings, prepared: dict[str, Any], progress: Progress) ->
     log = PredictionLog(settings.prediction_db_url)
     start, end = datetime.fromisoformat(progress.start), datetime.fromisoformat(progress.end)
     served = log.served(start, end + PREDICTION_INTERVAL, known_by=end)
-    release_freed_memory()  # the rows as Python objects
     decisions = DecisionLog(log)
     first_version = prepared["first_version"]
     frozen_version = trained_at_start(decisions, start) or first_version

@@ -12,14 +12,12 @@ import pytest
 from ontime.settings import Settings
 from simulation.demo import ApiProcess
 
-URL = "http://127.0.0.1:{port}"
-
 
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Settings with a free port, which is free again when the test starts."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
-        monkeypatch.setenv("ONTIME_API_URL", URL.format(port=probe.getsockname()[1]))
+        monkeypatch.setenv("ONTIME_API_URL", f"http://127.0.0.1:{probe.getsockname()[1]}")
     monkeypatch.setenv("ONTIME_DATA_DIR", str(tmp_path))
     return Settings()
 

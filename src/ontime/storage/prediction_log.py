@@ -190,14 +190,13 @@ class PredictionLog:
     def _frame(self, query: Executable) -> pd.DataFrame:
         with self.transaction() as connection:
             result = connection.execute(query)
-            columns, rows = list(result.keys()), list[tuple[Any, ...]]()
+            columns = list(result.keys())
+            rows: list[tuple[Any, ...]] = []
             at = columns.index("features")
-            # As Python numbers, those of a month would take half a gigabyte, and their memory would
-            # not be given back, because each page of it holds some of the other values too.
+            # As Python numbers, features of three months would take 0.6 GB and keep it, because
+            # other values of the rows lie between them. None becomes NaN.
             for part in result.partitions(ROWS_DECODED_AT_ONCE):
-                rows += [
-                    (*row[:at], np.array(row[at], np.float32), *row[at + 1 :]) for row in part
-                ]  # None becomes NaN
+                rows += [(*row[:at], np.array(row[at], np.float32), *row[at + 1 :]) for row in part]
         frame = pd.DataFrame(rows, columns=columns)
         instances = pd.DataFrame(frame.pop("instance").tolist(), columns=INSTANCE_FIELDS)
         for name in TIME_FIELDS:
